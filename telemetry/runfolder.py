@@ -1,0 +1,142 @@
+"""A run's folder: what lies in it, how it is written whole, and how it is found again.
+
+``run.json`` is the record while the run goes on (replaced atomically at each event); the
+profile, the spans as Parquet and the report are derived from it and from ``samples/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RUN_SCHEMA = 1
+LATEST = "latest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """The time one stage took, ns UTC on the run's clock."""
+
+    stage: str
+    start_ns: int
+    end_ns: int
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run's folder, and its ``run.json``."""
+
+    path: Path
+
+    @property
+    def run_json(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def spans_parquet(self) -> Path:
+        return self.path / "spans.parquet"
+
+    @property
+    def profile_parquet(self) -> Path:
+        return self.path / "profile.parquet"
+
+    @property
+    def profile_json(self) -> Path:
+        return self.path / "profile.json"
+
+    @property
+    def report_html(self) -> Path:
+        return self.path / "report.html"
+
+    def read(self) -> dict[str, Any]:
+        """Return ``run.json``; raises FileNotFoundError or ValueError naming the file."""
+        try:
+            record = json.loads(self.run_json.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.run_json} is not valid JSON: {error}") from error
+        if record.get("schema") != RUN_SCHEMA:
+            raise ValueError(
+                f"{self.run_json} has schema {record.get('schema')!r}; "
+                f"this version of stagescope reads schema {RUN_SCHEMA}"
+            )
+        return dict(record)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Replace ``run.json`` in one step."""
+        write_atomically(self.run_json, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+    def spans(self) -> list[Span]:
+        """Spans of the stages measured in this run (reused and unfinished ones have none)."""
+        return [
+            Span(stage=stage["name"], start_ns=stage["start_ns"], end_ns=stage["end_ns"])
+            for stage in self.read()["stages"]
+            if stage.get("end_ns") is not None
+        ]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write text beside ``path``, sync it and rename it over: readers see old or new, whole."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with scratch.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    """A sortable id: UTC time to the second and six random hex digits."""
+    return f"{now or datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def point_latest_at(out: Path, run_id: str) -> None:
+    """Let ``<out>/latest`` name this run, in one step."""
+    scratch = out / f".{LATEST}.{os.getpid()}.{secrets.token_hex(4)}"
+    scratch.symlink_to(run_id)
+    scratch.replace(out / LATEST)
+
+
+def find_run(run: str, out: Path) -> RunFolder:
+    """Return the run named by an id, a unique start of an id, a folder or ``latest``.
+
+    Raises FileNotFoundError with the runs that do exist.
+    """
+    for candidate in (Path(run), out / run):
+        if (candidate / "run.json").is_file():
+            return RunFolder(candidate.resolve())
+    known = [folder.path.name for folder in list_runs(out)]
+    matches = [name for name in known if name.startswith(run)]
+    if len(matches) == 1:
+        return RunFolder((out / matches[0]).resolve())
+    if len(matches) > 1:
+        raise FileNotFoundError(f"run {run!r} is ambiguous in {out}: {', '.join(matches)}")
+    have = f"runs there: {', '.join(known[-5:])}" if known else "there are no runs there yet"
+    raise FileNotFoundError(f"no run {run!r} in {out} ({have}); name an id, a folder or 'latest'")
+
+
+def list_runs(out: Path) -> list[RunFolder]:
+    """All runs below ``out``, oldest first."""
+    if not out.is_dir():
+        return []
+    return [
+        RunFolder(path)
+        for path in sorted(out.iterdir())
+        if not path.is_symlink() and (path / "run.json").is_file()
+    ]
