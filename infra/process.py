@@ -1,0 +1,50 @@
+"""Processes that do not outlive the one that needs them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+def die_with(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when its parent ends; exits at once if it has ended."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends, so that none gets lost."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def tied(module: str, *arguments: str) -> list[str]:
+    """Command line of ``python -m module arguments`` as a child that ends when the caller ends.
+
+    The kernel ties it to the calling *thread*: start it from one that lives on.
+    """
+    return [sys.executable, "-m", "infra.process", str(os.getpid()), module, *arguments]
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"prctl({option}): {os.strerror(errno)}")
+
+
+def _main() -> None:
+    die_with(int(sys.argv[1]))
+    module = sys.argv[2]
+    sys.argv = sys.argv[2:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,382 @@
+"""The command line. Every command answers to ``--help`` with an example; exit codes are fixed.
+
+0 done · 1 a stage or command failed · 2 wrong usage, recipe or input · 130 interrupted (Ctrl-C);
+``record`` ends with the recorded command's own code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from telemetry.runfolder import RunFolder
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of the runs.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one key of the recipe, e.g. --set data.days=30. May be repeated.",
+)
+
+
+class _Group(click.Group):
+    """Says bad input in a sentence and an exit code, never in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            raise _UsageProblem(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+        except OSError as error:
+            raise click.ClickException(str(error)) from error
+
+
+class _UsageProblem(click.ClickException):
+    exit_code = USAGE
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with `stagescope run`, then open runs/latest/report.html.",
+)
+@click.version_option(package_name="stagescope", prog_name="stagescope")
+def main() -> None:
+    """Run an ML pipeline and learn what each stage takes from GPU, guest and hypervisor.
+
+    \b
+    stagescope run                              the reference pipeline on embedded defaults
+    stagescope record --name train -- make fit  profile somebody else's stage
+    stagescope report latest                    where the last run's page is
+    """
+
+
+@main.command(epilog="Example: stagescope plan handbook --set data.path=transactions.parquet")
+@click.argument("recipe", default="default")
+@set_option
+@out_option
+@json_option
+def plan(recipe: str, overrides: tuple[str, ...], out: Path, as_json: bool) -> None:
+    """Check RECIPE in whole and say what a run would do. Nothing is spent."""
+    from pipeline.plan import make_plan
+
+    checked = _recipe(recipe, overrides)
+    planned = make_plan(checked, out)
+    if as_json:
+        click.echo(json.dumps(planned.to_json(), indent=1))
+    else:
+        from pipeline.show import show_plan
+
+        show_plan(Console(), planned)
+    if planned.problems:
+        sys.exit(USAGE)
+
+
+@main.command(epilog="Example: stagescope run --set data.days=60 --set serving.seconds_per_rate=10")
+@click.argument("recipe", default="default")
+@set_option
+@out_option
+@click.option("--fresh", is_flag=True, help="Measure every stage anew; reuse nothing.")
+@click.option("--force", multiple=True, metavar="STAGE", help="Run this stage even if unchanged.")
+@json_option
+def run(
+    recipe: str,
+    overrides: tuple[str, ...],
+    out: Path,
+    fresh: bool,
+    force: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Run RECIPE (an embedded one or a TOML file) and profile each of its stages.
+
+    Unchanged stages are reused from earlier runs in the same folder; a killed run goes on where it
+    was. RECIPE is `default`, `handbook` or a path.
+    """
+    from pipeline.console import RunListener
+    from pipeline.plan import make_plan
+    from pipeline.runner import Run
+    from pipeline.show import show_run
+    from pipeline.stages import STAGES
+
+    names = [stage.name for stage in STAGES]
+    if unknown := sorted(set(force) - set(names)):
+        raise ValueError(f"--force {unknown[0]}: no such stage; they are {', '.join(names)}")
+    checked = _recipe(recipe, overrides)
+    planned = make_plan(checked, out)
+    if planned.problems:
+        raise ValueError(planned.sentence())
+    console = Console(stderr=as_json)
+    for warning in planned.warnings:
+        console.print(f"note: {warning}", highlight=False, markup=False, style="dim")
+    folder = Run(
+        recipe=checked,
+        out=out,
+        listener=RunListener(console),
+        fresh=fresh,
+        force=frozenset(force),
+    ).execute()
+    record = folder.read()
+    if as_json:
+        click.echo(folder.profile_json.read_text())
+    else:
+        show_run(console, folder)
+    if record["status"] != "finished":
+        sys.exit(FAILED)
+
+
+@main.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="Example: stagescope record --name train -- python train.py --epochs 3",
+)
+@click.option("--name", required=True, help="Name of the stage, e.g. train.")
+@out_option
+@set_option
+@json_option
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def record(
+    name: str, out: Path, overrides: tuple[str, ...], as_json: bool, command: Sequence[str]
+) -> None:
+    """Profile COMMAND as one stage; its output and exit code are its own.
+
+    With MLFLOW_TRACKING_URI set (or --set tracking.uri=...), the profile goes to that server too.
+    """
+    from pipeline.recording import record_stage
+    from pipeline.show import show_run
+
+    console = Console(stderr=True)
+    folder, code = record_stage(name, list(command), out, overrides, note=console.print)
+    if as_json:
+        click.echo(folder.profile_json.read_text(), err=True)
+    else:
+        show_run(console, folder)
+    sys.exit(code)
+
+
+@main.command(epilog="Example: stagescope sync latest")
+@click.argument("run", required=False)
+@out_option
+def sync(run: str | None, out: Path) -> None:
+    """Send to MLflow what an absent server missed, of RUN or of all runs."""
+    from pipeline.recipe import Tracking as TrackingSettings
+    from pipeline.runner import STORE
+    from pipeline.tracking import Tracking, TrackingAway
+    from telemetry.runfolder import find_run, list_runs
+
+    folders = [find_run(run, out)] if run else list_runs(out)
+    failed = False
+    for folder in folders:
+        record = folder.read()
+        if record["status"] == "running":
+            click.echo(f"{record['run_id']}: still running, left alone")
+            continue
+        settings = TrackingSettings.model_validate(record.get("recipe", {}).get("tracking", {}))
+        try:
+            sent = Tracking(settings, out.resolve() / STORE).sync(folder)
+            click.echo(f"{record['run_id']}: " + (f"{sent} records sent" if sent else "complete"))
+        except TrackingAway as away:
+            failed = True
+            click.echo(f"{record['run_id']}: not sent, {away}", err=True)
+    if failed:
+        sys.exit(FAILED)
+
+
+@main.group()
+def runs() -> None:
+    """List and prune runs."""
+
+
+@runs.command("list", epilog="Example: stagescope runs list --json")
+@out_option
+@json_option
+def runs_list(out: Path, as_json: bool) -> None:
+    """List the runs, oldest first."""
+    from pipeline.show import show_runs
+    from telemetry.runfolder import list_runs
+
+    records = [folder.read() for folder in list_runs(out)]
+    if as_json:
+        click.echo(json.dumps(records, indent=1))
+    else:
+        show_runs(Console(), records, out)
+
+
+@runs.command("prune", epilog="Example: stagescope runs prune --keep 5")
+@click.option("--keep", type=click.IntRange(min=0), default=10, show_default=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@out_option
+def runs_prune(keep: int, yes: bool, out: Path) -> None:
+    """Delete all but the last runs, and outputs of stages that no kept run made or uses.
+
+    MLflow keeps its records and models.
+    """
+    from pipeline.prune import prune
+    from telemetry.runfolder import list_runs
+
+    many = max(0, len(list_runs(out)) - keep)
+    if many and not yes:
+        click.confirm(f"delete {many} runs in {out}?", abort=True)
+    deleted, freed = prune(out, keep)
+    click.echo(f"{deleted} runs deleted, {freed / 2**20:.1f} MiB of outputs freed")
+
+
+@main.command(epilog="Example: stagescope profile latest --stage training")
+@click.argument("run")
+@click.option("--stage", help="Only this stage.")
+@out_option
+@json_option
+def profile(run: str, stage: str | None, out: Path, as_json: bool) -> None:
+    """Print the profile of RUN (an id, a folder or `latest`)."""
+    from pipeline.show import show_profile
+
+    folder = _finished(run, out)
+    if as_json:
+        click.echo(folder.profile_json.read_text())
+    else:
+        show_profile(Console(), folder, stage)
+
+
+@main.command(epilog="Example: stagescope report latest")
+@click.argument("run")
+@out_option
+def report(run: str, out: Path) -> None:
+    """Write the report of RUN anew and print its path."""
+    from telemetry.finish import finish
+
+    folder = _finished(run, out)
+    finish(folder)
+    click.echo(folder.report_html)
+
+
+@main.group()
+def data() -> None:
+    """Make or import raw transactions."""
+
+
+@data.command("generate", epilog="Example: stagescope data generate raw/ --customers 5000 --days 80")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--customers", type=click.IntRange(min=1), default=5_000, show_default=True)
+@click.option("--terminals", type=click.IntRange(min=1), default=10_000, show_default=True)
+@click.option("--start", default="2018-04-01", show_default=True, help="First day, YYYY-MM-DD.")
+@click.option("--days", type=click.IntRange(min=1), default=80, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True)
+@click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True)
+def data_generate(folder: Path, workers: int, **spec: Any) -> None:
+    """Write a generated world into FOLDER, one Parquet file a day. Same seed, same table."""
+    from pipeline.console import WorkProgress
+    from pipeline.data_commands import generate_into
+
+    _must_be_empty(folder)
+    with WorkProgress(Console(stderr=True), "generate") as progress:
+        said = generate_into(folder, workers=workers, progress=progress, **spec)
+    click.echo(said)
+
+
+@data.command("import", epilog="Example: stagescope data import simulated-data-raw/data published/")
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--single", is_flag=True, help="FOLDER is one Parquet file with the published names.")
+def data_import(source: Path, folder: Path, single: bool) -> None:
+    """Import the Handbook's published transactions (one Parquet file, or daily pickles)."""
+    from pipeline.console import WorkProgress
+    from pipeline.data_commands import import_into
+
+    _must_be_empty(folder)
+    with WorkProgress(Console(stderr=True), "import") as progress:
+        said = import_into(source, folder, single=single, progress=progress)
+    click.echo(said)
+
+
+@main.command(epilog="Example: stagescope serve latest --port 8080 --token-env SERVE_TOKEN")
+@click.argument("run")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option("--token-env", metavar="NAME", help="Require the bearer token in this variable.")
+@out_option
+def serve(run: str, host: str, port: int, token_env: str | None, out: Path) -> None:
+    """Serve the champion with the online features of RUN (Open Inference Protocol v2, HTTP)."""
+    from pipeline.serve import serve_run
+
+    if token_env and not os.environ.get(token_env):
+        raise ValueError(f"--token-env {token_env}: this environment variable is not set")
+    serve_run(_finished(run, out), out, host=host, port=port, token_env=token_env, say=click.echo)
+
+
+@main.group()
+def telemetry() -> None:
+    """Look at what can be measured."""
+
+
+@telemetry.command(epilog="Example: stagescope telemetry probe --json")
+@json_option
+def probe(as_json: bool) -> None:
+    """Say what can be measured on this machine, and why the rest cannot."""
+    from pipeline.show import show_probe
+    from telemetry.probe import probe as look
+
+    rows = look()
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in rows], indent=1))
+    else:
+        show_probe(Console(), rows)
+
+
+@main.command(epilog='Example: eval "$(stagescope completion bash)"')
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script for SHELL."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(main, {}, "stagescope", "_STAGESCOPE_COMPLETE").source())
+
+
+def _recipe(source: str, overrides: Sequence[str]) -> Recipe:
+    from pipeline.recipe import read_recipe
+
+    return read_recipe(source, overrides)
+
+
+def _finished(run: str, out: Path) -> RunFolder:
+    """The run's folder, its profile made now if a kill left it without one."""
+    from telemetry.finish import finish
+    from telemetry.runfolder import find_run
+
+    folder = find_run(run, out)
+    if folder.read()["status"] != "running" and not folder.profile_json.is_file():
+        finish(folder)
+    if not folder.profile_json.is_file():
+        raise ValueError(f"run {folder.path.name} is still running; its profile comes at its end")
+    return folder
+
+
+def _must_be_empty(folder: Path) -> None:
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already and not empty: name a new folder")
+
+
+if __name__ == "__main__":
+    main()

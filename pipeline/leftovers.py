@@ -1,0 +1,62 @@
+"""What a killed run leaves behind, and how the next one puts it in order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from pipeline.artifact import Store
+from telemetry.finish import finish
+from telemetry.runfolder import RunFolder, list_runs
+
+
+def recover_dead_runs(out: Path, store: Store, note: Callable[[str], None]) -> None:
+    """End the record of every run whose runner is gone, and delete its half-made outputs.
+
+    A run is alive as long as its runner holds its lock; the kernel drops it at any death.
+    """
+    for folder in list_runs(out):
+        record = folder.read()
+        if record["status"] != "running" or "recipe" not in record:
+            continue
+        with store.locked(f"run-{record['run_id']}", wait=False) as dead:
+            if dead and folder.read()["status"] == "running":
+                _end(folder, store)
+                note(f"run {record['run_id']} was killed: its finished stages are used again")
+
+
+def _end(folder: RunFolder, store: Store) -> None:
+    record = folder.read()
+    store.drop_scratch(record["run_id"])
+    for stage in record["stages"]:
+        if stage["status"] == "running":
+            stage |= {"status": "killed", "end_ns": None, "reason": "the run was killed"}
+    ends = [stage["end_ns"] for stage in record["stages"] if stage["end_ns"] is not None]
+    record |= {"status": "killed", "ended_ns": max(ends, default=record["started_ns"])}
+    folder.write(record)
+    finish(folder)
+
+
+def kill_children(parent_pid: int, spare: Iterable[int]) -> None:
+    """Kill and reap what a stage left running: it has become a child of ``parent_pid``."""
+    spared = {*spare, os.getpid()}
+    while left := [pid for pid in _children(parent_pid) if pid not in spared]:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _children(parent_pid: int) -> list[int]:
+    children = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[1]) == parent_pid:
+                    children.append(int(entry.name))
+    return children

@@ -1,0 +1,447 @@
+"""Runs a recipe: the stages in their order, each in its own process, with the recorder beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from infra.placement import find_placement
+from infra.process import adopt_orphans, tied
+from pipeline.artifact import Artifact, Manifest, Store, drop_from_page_cache
+from pipeline.child import no_space
+from pipeline.keys import package_versions, settings_of, stage_key
+from pipeline.leftovers import kill_children, recover_dead_runs
+from pipeline.recipe import Recipe
+from pipeline.stage import Stage
+from pipeline.stages import build_stages
+from pipeline.tracking import Champion, Tracking, TrackingAway
+from telemetry.clock import Clock, measure_offset_ns
+from telemetry.environment import environment
+from telemetry.finish import finish
+from telemetry.recording import Recording
+from telemetry.runfolder import RUN_SCHEMA, RunFolder, new_run_id, point_latest_at
+from telemetry.settings import TelemetrySettings
+
+STORE = ".stagescope"
+_GRACE_S = 3.0
+
+
+class Listener(Protocol):
+    """Told what happens, to show it to people."""
+
+    def stage_started(self, name: str) -> None: ...
+    def stage_progress(self, name: str, done: int, total: int) -> None: ...
+    def stage_ended(self, record: Mapping[str, Any]) -> None: ...
+    def note(self, sentence: str) -> None: ...
+
+
+class StageFailed(Exception):  # noqa: N818 - it is an outcome
+    """A stage ended without outputs; the sentence says why."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run of a recipe in the making. ``execute`` does it all and returns the finished record."""
+
+    recipe: Recipe
+    out: Path
+    listener: Listener
+    fresh: bool = False
+    force: frozenset[str] = frozenset()
+
+    folder: RunFolder = field(init=False)
+    record: dict[str, Any] = field(init=False)
+    clock: Clock = field(init=False)
+    _artifacts: dict[str, Artifact] = field(init=False, default_factory=dict)
+    _serve: str | None = field(init=False, default=None)
+
+    def execute(self) -> RunFolder:
+        """Run all stages. Raises KeyboardInterrupt after cleaning up; a failed stage is a status."""
+        adopt_orphans()
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.store = Store(self.out.resolve() / STORE)
+        self.tracking = Tracking(self.recipe.tracking, self.store.root)
+        recover_dead_runs(self.out, self.store, self.listener.note)
+        run_id = new_run_id()
+        with self.store.locked(f"run-{run_id}"):
+            self._open(run_id)
+            try:
+                with _terminate_as_interrupt():
+                    status = self._record_stages()
+            except KeyboardInterrupt:
+                self._close("interrupted")
+                raise
+            except OSError as error:
+                self._close("failed")
+                raise _told(error, self.store.root) from error
+            self._close(status)
+        return self.folder
+
+    def _open(self, run_id: str) -> None:
+        self.clock = Clock(offset_ns=measure_offset_ns())
+        self.folder = RunFolder(self.out.resolve() / run_id)
+        self.folder.samples.mkdir(parents=True)
+        (self.folder.path / "logs").mkdir()
+        placement = find_placement()
+        self.record = {
+            "schema": RUN_SCHEMA,
+            "run_id": run_id,
+            "name": self.recipe.name,
+            "status": "running",
+            "started_ns": self.clock.now_ns(),
+            "ended_ns": None,
+            "host": placement.host,
+            "clock": {"offset_start_ns": self.clock.offset_ns, "offset_end_ns": None},
+            "environment": {**environment(), "packages": package_versions()},
+            "placement": asdict(placement),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "seed": self.recipe.seed,
+            "stages": [],
+            "losses": [],
+        }
+        self.folder.write(self.record)
+        point_latest_at(self.out, run_id)
+
+    def _record_stages(self) -> str:
+        telemetry = self.recipe.telemetry
+        settings = TelemetrySettings(
+            guest_hz=telemetry.guest_hz, gpu_hz=telemetry.gpu_hz, flush_s=telemetry.flush_s
+        )
+        with Recording(self.folder.samples, self.clock, settings) as recording:
+            recording.watch("runner", os.getpid())
+            try:
+                return self._stages(recording)
+            finally:
+                self.record["losses"] += recording.losses
+
+    def _stages(self, recording: Recording) -> str:
+        stages = build_stages(self.recipe)
+        for index, stage in enumerate(stages):
+            try:
+                self._stage(stage, recording)
+            except StageFailed:
+                for later in stages[index + 1 :]:
+                    self._note_stage(later, status="skipped", reason=f"{stage.name} failed")
+                return "failed"
+        return "finished"
+
+    def _stage(self, stage: Stage, recording: Recording) -> None:
+        if stage.name == "validation":
+            self._fetch_champion()
+        if stage.name == "serving" and self._serve is not None:
+            self._note_stage(stage, status="skipped", reason=self._serve)
+            return
+        inputs = {name: self._artifacts[name] for name in stage.inputs if name in self._artifacts}
+        manifest = self._reused(stage, inputs)
+        if manifest is None:
+            manifest = self._measured(stage, inputs, recording)
+        self._artifacts |= manifest.artifacts
+        if stage.name == "validation":
+            self._act_on_verdict(manifest)
+        self._send()
+
+    def _reused(self, stage: Stage, inputs: Mapping[str, Artifact]) -> Manifest | None:
+        if self.fresh or stage.name in self.force:
+            return None
+        manifest = self.store.find(stage.name, self._key(stage, inputs, known_verdict=True))
+        if manifest is not None:
+            self._note_stage(
+                stage, status="reused", reused_from=manifest.producer, **_said(manifest)
+            )
+        return manifest
+
+    def _key(
+        self, stage: Stage, inputs: Mapping[str, Artifact], *, known_verdict: bool = False
+    ) -> str:
+        """The key of a stage's outputs.
+
+        A candidate that has become the champion is not compared with itself when the same run is
+        asked for again: its verdict stands under the key of the champion it was compared with.
+        """
+        champion, candidate = self._artifacts.get("champion"), self._artifacts.get("model")
+        if known_verdict and stage.name == "validation" and champion and candidate:
+            compared = self._champion.compared_with if self._champion else ""
+            if champion.digest == candidate.digest and compared:
+                inputs = {name: one for name, one in inputs.items() if name != "champion"}
+                if compared != "none":
+                    earlier = Artifact.from_json({**champion.to_json(), "digest": compared})
+                    inputs = {**inputs, "champion": earlier}
+        return stage_key(stage, inputs, self.recipe.seed)
+
+    def _measured(
+        self, stage: Stage, inputs: Mapping[str, Artifact], recording: Recording
+    ) -> Manifest:
+        key = self._key(stage, inputs)
+        with self.store.locked(f"{stage.name}-{key}"):
+            # Another run in this folder may have made it while this one waited for the lock.
+            again = None if self.fresh or stage.name in self.force else self._reused(stage, inputs)
+            if again is not None:
+                return again
+            if self.recipe.telemetry.page_cache == "cold":
+                for artifact in inputs.values():
+                    drop_from_page_cache(artifact.path)
+            return self._spawn(stage, key, inputs, recording)
+
+    def _spawn(
+        self, stage: Stage, key: str, inputs: Mapping[str, Artifact], recording: Recording
+    ) -> Manifest:
+        order = self.folder.path / "logs" / f"{stage.name}.json"
+        order.write_text(
+            json.dumps(
+                {
+                    "run_id": self.record["run_id"],
+                    "stage": stage.name,
+                    "key": key,
+                    "recipe": self.record["recipe"],
+                    "store": str(self.store.root),
+                    "inputs": {name: one.to_json() for name, one in inputs.items()},
+                    "samples": str(self.folder.samples),
+                    "clock_offset_ns": self.clock.offset_ns,
+                    "fresh": self.fresh or stage.name in self.force,
+                }
+            )
+        )
+        self.listener.stage_started(stage.name)
+        child = _Child(stage.name, order, self.folder.path / "logs" / f"{stage.name}.log")
+        start_ns = self.clock.now_ns()
+        child.start()
+        entry = self._note_stage(
+            stage, status="running", start_ns=start_ns, pid=child.pid, key=key, tell=False
+        )
+        recording.watch(stage.name, child.pid)
+        try:
+            child.follow(lambda done, total: self.listener.stage_progress(stage.name, done, total))
+        except BaseException:
+            child.stop()
+            entry |= {"status": "interrupted", "reason": "the run was interrupted"}
+            raise
+        finally:
+            entry["end_ns"] = self.clock.now_ns()
+            recording.unwatch(stage.name)
+            entry |= child.reap()
+            kill_children(os.getpid(), spare=recording.pids())
+            self._save()
+        manifest = child.manifest
+        if manifest is None:
+            entry |= {"status": "failed", "reason": child.why()}
+            self._ended(entry)
+            raise StageFailed(child.why())
+        entry |= {"status": "finished", **_said(manifest)}
+        self._ended(entry)
+        return manifest
+
+    def _fetch_champion(self) -> None:
+        self._champion: Champion | None = None
+        try:
+            self._champion = self.tracking.champion()
+        except TrackingAway as away:
+            self._lost(f"model registry away, so no promotion: {away}")
+        if self._champion is not None:
+            self._artifacts["champion"] = self._champion.artifact
+
+    def _act_on_verdict(self, validation: Manifest) -> None:
+        """Register and promote, or say why serving has nothing to serve. The runner alone does."""
+        verdict = json.loads((validation.artifacts["verdict"].path / "verdict.json").read_text())
+        candidate, champion = self._artifacts["model"], self._champion
+        if champion is not None and champion.artifact.digest == candidate.digest:
+            return
+        if verdict["promote"]:
+            try:
+                promoted = self.tracking.promote(
+                    self.folder, candidate, compared_with=champion and champion.artifact.digest
+                )
+                self._artifacts["champion"] = promoted.artifact
+                self.listener.note(f"{promoted.name} version {promoted.version} is the champion")
+                return
+            except TrackingAway as away:
+                self._lost(f"model registry away, so no promotion: {away}")
+        if "champion" not in self._artifacts:
+            reasons = "; ".join(verdict["reasons"])
+            self._serve = f"there is no champion to serve (gate: {reasons})"
+
+    def _send(self) -> None:
+        try:
+            self.tracking.sync(self.folder)
+        except TrackingAway as away:
+            self._lost(f"tracking away, send later with stagescope sync: {away}")
+
+    def _lost(self, sentence: str) -> None:
+        if sentence not in self.record["losses"]:
+            self.record["losses"].append(sentence)
+            self.listener.note(sentence)
+
+    def _note_stage(self, stage: Stage, *, tell: bool = True, **fields: Any) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "name": stage.name,
+            "start_ns": None,
+            "end_ns": None,
+            "reused_from": None,
+            "rusage": None,
+            "reason": None,
+            "settings": json.loads(json.dumps(settings_of(stage), default=str)),
+            **fields,
+        }
+        self.record["stages"].append(entry)
+        self._save()
+        if tell:
+            self.listener.stage_ended(entry)
+        return entry
+
+    def _ended(self, entry: Mapping[str, Any]) -> None:
+        self._save()
+        self.listener.stage_ended(entry)
+
+    def _save(self) -> None:
+        self.folder.write(self.record)
+
+    def _close(self, status: str) -> None:
+        """End the record, derive profile and report from it, and send what is not sent yet."""
+        self.store.drop_scratch(self.record["run_id"])
+        self.record["status"] = status
+        self.record["ended_ns"] = self.clock.now_ns()
+        self.record["clock"]["offset_end_ns"] = measure_offset_ns()
+        self._save()
+        finish(self.folder)
+        self._send()
+        self._save()
+
+
+class _Child:
+    """The process of one stage: its reports, its end and what the kernel says it used."""
+
+    def __init__(self, name: str, order: Path, log: Path) -> None:
+        self._name, self._order, self._log = name, order, log
+        self._buffer = b""
+        self._error: str | None = None
+        self._exit = 0
+        self.manifest: Manifest | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def start(self) -> None:
+        self._reports, to_runner = os.pipe()
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                tied("pipeline.child", str(self._order), str(to_runner)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(to_runner,),
+                start_new_session=True,
+            )
+        os.close(to_runner)
+
+    def follow(self, progress: Callable[[int, int], None]) -> None:
+        """Read reports until the process has ended (it stays a zombie, its counters readable)."""
+        ended = os.pidfd_open(self.pid)
+        sources = [ended, self._reports]
+        try:
+            while ended in sources:
+                ready = select.select(sources, [], [])[0]
+                if self._reports in ready and not self._read(progress):
+                    sources.remove(self._reports)
+                elif ended in ready:
+                    break
+            while self._reports in sources and self._read(progress):
+                pass
+        finally:
+            os.close(ended)
+            os.close(self._reports)
+
+    def _read(self, progress: Callable[[int, int], None]) -> bool:
+        chunk = os.read(self._reports, 1 << 16)
+        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        for line in lines:
+            report = json.loads(line)
+            if "manifest" in report:
+                self.manifest = Manifest.from_json(report["manifest"])
+            elif "error" in report:
+                self._error = report["error"]
+            else:
+                progress(report["done"], report["total"])
+        return bool(chunk)
+
+    def stop(self) -> None:
+        """End the process and its group: politely, then not."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGTERM)
+            deadline = time.monotonic() + _GRACE_S
+            while time.monotonic() < deadline and not _ended(self.pid):
+                time.sleep(0.02)
+            os.killpg(self.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    def reap(self) -> dict[str, Any]:
+        """Collect the process and return its exit code and the kernel's account of its tree."""
+        _, status, usage = os.wait4(self.pid, 0)
+        self._exit = os.waitstatus_to_exitcode(status)
+        self._process.returncode = self._exit
+        return {
+            "exit_code": self._exit,
+            "rusage": {
+                "user_s": usage.ru_utime,
+                "system_s": usage.ru_stime,
+                "max_rss_bytes": usage.ru_maxrss * 1024,
+                "read_bytes": usage.ru_inblock * 512,
+                "write_bytes": usage.ru_oublock * 512,
+            },
+        }
+
+    def why(self) -> str:
+        """A sentence on why there are no outputs."""
+        if self._error:
+            return self._error
+        if self._exit < 0:
+            name = signal.Signals(-self._exit).name
+            return f"killed by {name} (log: {self._log})"
+        return f"ended with exit code {self._exit} (log: {self._log})"
+
+
+def _ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def _said(manifest: Manifest) -> dict[str, Any]:
+    """What the record keeps of what a stage said: sizes, rows and figures."""
+    result = manifest.result
+    return {
+        "bytes_in": result.get("bytes_in"),
+        "rows_in": result.get("rows_in"),
+        "bytes_out": sum(one.bytes for one in manifest.artifacts.values()),
+        "rows_out": sum(result.get("rows", {}).values()) or None,
+        "outputs": {name: one.to_json() for name, one in manifest.artifacts.items()},
+        "summary": result.get("summary", {}),
+    }
+
+
+def _told(error: OSError, store: Path) -> OSError:
+    import errno
+
+    if error.errno == errno.ENOSPC:
+        return OSError(errno.ENOSPC, no_space(store))
+    return error
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that both end a run in the same way."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
