@@ -1,0 +1,379 @@
+"""The only door to NVIDIA's management library: one function per question, answers or reasons.
+
+``pynvml`` raises an error class per return code; here every code becomes an ``Absent`` with a
+sentence, so that a field which a GPU, a vGPU guest or a MIG instance does not have is data and
+not an exception. Units are those of the names: W, J, bytes, MHz, degrees Celsius, seconds.
+Source: NVML API reference (docs.nvidia.com/deploy/nvml-api), the binding nvidia-ml-py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Any
+
+import pynvml
+
+MIG_ENABLED = pynvml.NVML_DEVICE_MIG_ENABLE
+
+VGPU_GUEST = "vGPU guest"
+VIRTUALIZATION = {
+    pynvml.NVML_GPU_VIRTUALIZATION_MODE_NONE: "bare metal",
+    pynvml.NVML_GPU_VIRTUALIZATION_MODE_PASSTHROUGH: "passthrough",
+    pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU: VGPU_GUEST,
+    pynvml.NVML_GPU_VIRTUALIZATION_MODE_HOST_VGPU: "vGPU host",
+    pynvml.NVML_GPU_VIRTUALIZATION_MODE_HOST_VSGA: "vSGA host",
+}
+
+REASONS = {
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: (
+        "no NVIDIA driver: libnvidia-ml.so.1 not found (install the driver, or the guest driver "
+        "of the vGPU, and in a container start it with the GPU)"
+    ),
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: (
+        "the NVIDIA kernel module is not loaded (modprobe nvidia; dmesg says why it failed)"
+    ),
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+        "the NVIDIA library and the loaded kernel module have different versions (restart the "
+        "machine after a driver upgrade)"
+    ),
+    pynvml.NVML_ERROR_NOT_SUPPORTED: "not supported by this GPU",
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "this driver's NVML has no such function (older driver)",
+    pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH: (
+        "this driver's NVML has another version of the call"
+    ),
+    pynvml.NVML_ERROR_NO_PERMISSION: "no permission: the driver answers this to root alone",
+    pynvml.NVML_ERROR_GPU_IS_LOST: (
+        "the GPU is lost: it fell off the bus or cannot be reached (dmesg has its Xid; "
+        "restart the VM)"
+    ),
+    pynvml.NVML_ERROR_RESET_REQUIRED: "the GPU needs a reset before it answers again",
+    pynvml.NVML_ERROR_GPU_NOT_FOUND: "the GPU is no longer there",
+    pynvml.NVML_ERROR_UNKNOWN: "the driver failed without saying why (NVML unknown error)",
+}
+LOST = frozenset(
+    {
+        pynvml.NVML_ERROR_GPU_IS_LOST,
+        pynvml.NVML_ERROR_RESET_REQUIRED,
+        pynvml.NVML_ERROR_GPU_NOT_FOUND,
+    }
+)
+
+THROTTLE_BITS = {
+    "power_cap": pynvml.nvmlClocksEventReasonSwPowerCap,
+    "thermal": (
+        pynvml.nvmlClocksEventReasonSwThermalSlowdown
+        | pynvml.nvmlClocksEventReasonHwThermalSlowdown
+    ),
+    "hw_slowdown": (
+        pynvml.nvmlClocksEventReasonHwSlowdown | pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown
+    ),
+    "sync_boost": pynvml.nvmlClocksEventReasonSyncBoost,
+    "application_clocks": pynvml.nvmlClocksEventReasonApplicationsClocksSetting,
+    "idle": pynvml.nvmlClocksEventReasonGpuIdle,
+}
+GA100_DEVICE_IDS = 0x20
+PCIE_WINDOW_NS = 20_000_000
+"""``nvmlDeviceGetPcieThroughput`` counts for 20 ms and blocks its caller for as long."""
+
+FIELD_VALUE_MEMBER = {
+    pynvml.NVML_VALUE_TYPE_DOUBLE: "dVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
+    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
+    pynvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "usVal",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absent:
+    """Why NVML gave no value. ``lost``: not this question alone, the whole GPU is gone."""
+
+    reason: str
+    lost: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One GPU, or one MIG instance of it, as NVML lists it (PCI bus order)."""
+
+    index: int
+    uuid: str
+    name: str
+    handle: Any = field(repr=False, compare=False)
+    virtualization: str | None = None
+    mig_enabled: bool = False
+    mig_index: int | None = None
+    """Index of the MIG instance on its GPU; None for a whole GPU."""
+    reason: str | None = None
+    """Why this GPU answers nothing at all (it was lost before it was listed)."""
+
+    @property
+    def entity(self) -> str:
+        whole = f"gpu:{self.index}"
+        return whole if self.mig_index is None else f"{whole}/mig:{self.mig_index}"
+
+
+Values = tuple[float | Absent, ...]
+Reader = Callable[[Gpu], Values | Absent]
+
+
+def start() -> Absent | None:
+    """Load and initialize NVML; balanced by ``stop``. Returns the reason where that fails."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return _absent(error.value)
+    return None
+
+
+def stop() -> None:
+    """Give NVML back; a library that is already gone is no error at the end of a run."""
+    with suppress(pynvml.NVMLError):
+        pynvml.nvmlShutdown()
+
+
+def driver_version() -> str | Absent:
+    version: str | Absent = _ask(pynvml.nvmlSystemGetDriverVersion)
+    return version
+
+
+def cuda_driver_version() -> str | Absent:
+    """The newest CUDA that the driver can serve, as ``13.0``."""
+    number = _ask(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+    return number if isinstance(number, Absent) else f"{number // 1000}.{number % 1000 // 10}"
+
+
+def list_gpus() -> list[Gpu] | Absent:
+    """All GPUs in NVML's order, each followed by its MIG instances.
+
+    A GPU that cannot be reached stays in the list, with its ``reason``.
+    """
+    count = _ask(pynvml.nvmlDeviceGetCount)
+    if isinstance(count, Absent):
+        return count
+    gpus: list[Gpu] = []
+    for index in range(count):
+        gpu = _describe(index)
+        gpus += [gpu, *(_mig_instances(gpu) if gpu.mig_enabled else [])]
+    return gpus
+
+
+def _describe(index: int) -> Gpu:
+    handle = _ask(pynvml.nvmlDeviceGetHandleByIndex, index)
+    if isinstance(handle, Absent):
+        return Gpu(index=index, uuid="", name="", handle=None, reason=handle.reason)
+    virtualization = _ask(pynvml.nvmlDeviceGetVirtualizationMode, handle)
+    mig_mode = _ask(pynvml.nvmlDeviceGetMigMode, handle)
+    return Gpu(
+        index=index,
+        uuid=_text(pynvml.nvmlDeviceGetUUID, handle),
+        name=_text(pynvml.nvmlDeviceGetName, handle),
+        handle=handle,
+        virtualization=VIRTUALIZATION.get(virtualization),
+        mig_enabled=not isinstance(mig_mode, Absent) and mig_mode[0] == MIG_ENABLED,
+    )
+
+
+def _mig_instances(gpu: Gpu) -> list[Gpu]:
+    count = _ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, gpu.handle)
+    instances = []
+    for mig_index in range(0 if isinstance(count, Absent) else count):
+        handle = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, gpu.handle, mig_index)
+        if isinstance(handle, Absent):
+            continue  # An empty slot: they are numbered up to the most that a GPU can have.
+        uuid = _text(pynvml.nvmlDeviceGetUUID, handle)
+        name = _text(pynvml.nvmlDeviceGetName, handle)
+        instances.append(replace(gpu, uuid=uuid, name=name, handle=handle, mig_index=mig_index))
+    return instances
+
+
+def _reader(call: Callable[[Gpu], Values]) -> Reader:
+    """Turn what pynvml raises into the reason why this GPU has no such value."""
+
+    @wraps(call)
+    def read(gpu: Gpu) -> Values | Absent:
+        try:
+            return call(gpu)
+        except pynvml.NVMLError as error:
+            return _absent(error.value, gpu)
+
+    return read
+
+
+@_reader
+def utilization_percent(gpu: Gpu) -> Values:
+    """(GPU, memory) busy, percent, over the driver's own window of 1/6 to 1 s."""
+    rates = pynvml.nvmlDeviceGetUtilizationRates(gpu.handle)
+    return float(rates.gpu), float(rates.memory)
+
+
+@_reader
+def memory_bytes(gpu: Gpu) -> Values:
+    """(used, free, reserved, total); used leaves out what the driver reserves for itself."""
+    memory = pynvml.nvmlDeviceGetMemoryInfo(gpu.handle, version=pynvml.nvmlMemory_v2)
+    return float(memory.used), float(memory.free), float(memory.reserved), float(memory.total)
+
+
+@_reader
+def power_average_field_w(gpu: Gpu) -> Values:
+    """(mean power of the last second,), from the field value."""
+    return (_scaled(_fields(gpu, pynvml.NVML_FI_DEV_POWER_AVERAGE)[0], 1e-3),)
+
+
+@_reader
+def power_instant_field_w(gpu: Gpu) -> Values:
+    """(power now,), from the field value."""
+    return (_scaled(_fields(gpu, pynvml.NVML_FI_DEV_POWER_INSTANT)[0], 1e-3),)
+
+
+@_reader
+def power_usage_average_w(gpu: Gpu) -> Values:
+    """(mean power of the last second,), where ``nvmlDeviceGetPowerUsage`` means that."""
+    if not _power_usage_is_average(gpu):
+        return (Absent(reason="on GA100 and before Ampere the driver averages no power"),)
+    return (pynvml.nvmlDeviceGetPowerUsage(gpu.handle) / 1e3,)
+
+
+@_reader
+def power_usage_instant_w(gpu: Gpu) -> Values:
+    """(power now,), where ``nvmlDeviceGetPowerUsage`` means that."""
+    if _power_usage_is_average(gpu):
+        return (
+            Absent(reason="this driver has no field for the momentary power, only its average"),
+        )
+    return (pynvml.nvmlDeviceGetPowerUsage(gpu.handle) / 1e3,)
+
+
+def _power_usage_is_average(gpu: Gpu) -> bool:
+    """Whether ``nvmlDeviceGetPowerUsage`` is a 1 s average: from Ampere on, but not on GA100.
+
+    GA100 (A100, A30) is told by its PCI device id 0x20xx, the upper half of ``pciDeviceId``.
+    """
+    architecture = pynvml.nvmlDeviceGetArchitecture(gpu.handle)
+    if architecture != pynvml.NVML_DEVICE_ARCH_AMPERE:
+        return bool(architecture > pynvml.NVML_DEVICE_ARCH_AMPERE)
+    return bool(pynvml.nvmlDeviceGetPciInfo(gpu.handle).pciDeviceId >> 24 != GA100_DEVICE_IDS)
+
+
+@_reader
+def energy_j(gpu: Gpu) -> Values:
+    """(J since the driver was loaded,)."""
+    return (pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle) / 1e3,)
+
+
+@_reader
+def clock_sm_mhz(gpu: Gpu) -> Values:
+    return (float(pynvml.nvmlDeviceGetClockInfo(gpu.handle, pynvml.NVML_CLOCK_SM)),)
+
+
+@_reader
+def clock_mem_mhz(gpu: Gpu) -> Values:
+    return (float(pynvml.nvmlDeviceGetClockInfo(gpu.handle, pynvml.NVML_CLOCK_MEM)),)
+
+
+@_reader
+def clock_graphics_mhz(gpu: Gpu) -> Values:
+    return (float(pynvml.nvmlDeviceGetClockInfo(gpu.handle, pynvml.NVML_CLOCK_GRAPHICS)),)
+
+
+@_reader
+def temperature_c(gpu: Gpu) -> Values:
+    return (float(pynvml.nvmlDeviceGetTemperature(gpu.handle, pynvml.NVML_TEMPERATURE_GPU)),)
+
+
+@_reader
+def throttle_reasons(gpu: Gpu) -> Values:
+    """1 or 0 for each of ``THROTTLE_BITS``: whether it holds the clocks down at this instant."""
+    try:
+        now = pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu.handle)
+        known = pynvml.nvmlDeviceGetSupportedClocksEventReasons(gpu.handle)
+    except pynvml.NVMLError_FunctionNotFound:  # The names before R535.
+        now = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu.handle)
+        known = pynvml.nvmlDeviceGetSupportedClocksThrottleReasons(gpu.handle)
+    unknown = Absent(reason="this GPU does not tell this throttle reason")
+    return tuple(
+        float(bool(now & bits)) if known & bits else unknown for bits in THROTTLE_BITS.values()
+    )
+
+
+@_reader
+def throttled_seconds(gpu: Gpu) -> Values:
+    """(by power, by heat): seconds with lowered clocks, cumulative, moved about every 100 ms."""
+    fields = (pynvml.NVML_FI_DEV_PERF_POLICY_POWER, pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL)
+    return tuple(_scaled(value, 1e-9) for value in _fields(gpu, *fields))
+
+
+@_reader
+def pcie_rx_bytes_per_s(gpu: Gpu) -> Values:
+    """(bytes/s to the GPU,) over ``PCIE_WINDOW_NS``; blocks for as long."""
+    kilobytes = pynvml.nvmlDeviceGetPcieThroughput(gpu.handle, pynvml.NVML_PCIE_UTIL_RX_BYTES)
+    return (kilobytes * 1e3,)
+
+
+@_reader
+def pcie_tx_bytes_per_s(gpu: Gpu) -> Values:
+    """(bytes/s from the GPU,) over ``PCIE_WINDOW_NS``; blocks for as long."""
+    kilobytes = pynvml.nvmlDeviceGetPcieThroughput(gpu.handle, pynvml.NVML_PCIE_UTIL_TX_BYTES)
+    return (kilobytes * 1e3,)
+
+
+@_reader
+def compute_processes(gpu: Gpu) -> Values:
+    """(number of processes that compute on the GPU, bytes that they hold together)."""
+    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
+    held = [process.usedGpuMemory for process in processes]
+    if None in held:
+        unknown = Absent(reason="the driver does not tell the memory of each process here")
+        return float(len(held)), unknown
+    return float(len(held)), float(sum(held))
+
+
+@_reader
+def power_limit_w(gpu: Gpu) -> Values:
+    """(the power limit in force,)."""
+    return (pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu.handle) / 1e3,)
+
+
+def _fields(gpu: Gpu, *ids: int) -> Values:
+    """Field values in one call, each with its own return code; in the driver's units."""
+    return tuple(
+        float(getattr(value.value, FIELD_VALUE_MEMBER[value.valueType]))
+        if value.nvmlReturn == pynvml.NVML_SUCCESS
+        else _absent(value.nvmlReturn, gpu)
+        for value in pynvml.nvmlDeviceGetFieldValues(gpu.handle, ids)
+    )
+
+
+def _scaled(value: float | Absent, factor: float) -> float | Absent:
+    return value if isinstance(value, Absent) else value * factor
+
+
+def _ask(question: Callable[..., Any], *arguments: Any) -> Any:
+    """Any of pynvml's calls: its answer, or ``Absent``."""
+    try:
+        return question(*arguments)
+    except pynvml.NVMLError as error:
+        return _absent(error.value)
+
+
+def _text(question: Callable[..., str], handle: Any) -> str:
+    answer = _ask(question, handle)
+    return "" if isinstance(answer, Absent) else answer
+
+
+def _absent(code: int, gpu: Gpu | None = None) -> Absent:
+    reason = REASONS.get(code) or f"NVML error {code} ({pynvml.NVMLError(code)})"
+    if gpu is not None and code == pynvml.NVML_ERROR_NOT_SUPPORTED:
+        reason += _circumstance(gpu)
+    return Absent(reason=reason, lost=code in LOST)
+
+
+def _circumstance(gpu: Gpu) -> str:
+    if gpu.mig_enabled:
+        return " while MIG is enabled"
+    return " inside a vGPU guest" if gpu.virtualization == VGPU_GUEST else ""

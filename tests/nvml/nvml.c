@@ -1,0 +1,486 @@
+/* A small NVML: the symbols that StageScope asks, on GPUs that a scenario describes.
+ *
+ * The scenario is "key=value;..." in STAGESCOPE_NVML_SCENARIO, and then the same, one or more per
+ * line, in the file named by STAGESCOPE_NVML_CONTROL, read anew every 10 ms: a test can change
+ * the machine while it is measured. Later entries win.
+ *
+ *   gpus=2              number of GPUs
+ *   virtualization=0    0 bare metal, 1 passthrough, 2 vGPU guest
+ *   mig=0               1: MIG enabled, two instances on each GPU, no utilization
+ *   architecture=9      9 Hopper, 7 Ampere, 5 Volta
+ *   device_id=0x2335    PCI device id (0x20xx is a GA100)
+ *   init=0              code that nvmlInitWithFlags returns
+ *   fail=NAME:CODE,...  these functions return this code; "field186:3" fails one field value
+ *   lost=I:T,...        GPU I is lost T seconds after nvmlInit
+ *   energy_back=I:T:J   GPU I's energy counter drops by J joules T seconds after nvmlInit
+ *   power_w=200;power_swing_w=100;power_period_s=4
+ *                       power is power_w + 50 W per index + power_swing_w * sin(2 pi t / period),
+ *                       t: CLOCK_MONOTONIC; the energy counter is its exact integral
+ *   util=50             GPU utilization, percent; memory utilization is half of it
+ *   throttle=0          bit mask of the clock event reasons; known_throttle=0x1ff
+ *   temperature=55
+ *   processes=PID:BYTES,...   compute processes of every GPU; BYTES -1: not told
+ *   pcie_rx_kb=1000;pcie_tx_kb=500;pcie_ms=20    PCIe rates, and how long a question blocks
+ *
+ * Structs, versions and constants are those of NVML 13 (nvml.h), as the Python binding has them.
+ */
+#define _GNU_SOURCE
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define SUCCESS 0
+#define UNINITIALIZED 1
+#define INVALID_ARGUMENT 2
+#define NOT_SUPPORTED 3
+#define NOT_FOUND 6
+#define INSUFFICIENT_SIZE 7
+#define GPU_IS_LOST 15
+#define ARGUMENT_VERSION_MISMATCH 25
+
+#define MAX_GPUS 8
+#define MIG_SLOTS 7
+#define MIG_INSTANCES 2
+#define GIB 1073741824ULL
+#define SCENARIO_SIZE 4096
+#define COUNTED_BEFORE_J 1e6 /* so that a counter that drops stays above 0 on a machine just started */
+
+typedef struct { int index, mig; } device_t;
+typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } memory_v2_t;
+typedef struct { unsigned long long total, free, used; } memory_t;
+typedef struct { unsigned int gpu, memory; } utilization_t;
+typedef union {
+    double d; unsigned int ui; unsigned long ul; unsigned long long ull; long long sll; int si; unsigned short us;
+} value_t;
+typedef struct {
+    uint32_t field, scope; int64_t timestamp_us, latency_us; unsigned int type, ret; value_t value;
+} field_value_t;
+typedef struct {
+    unsigned int pid; unsigned long long memory; unsigned int gpu_instance, compute_instance;
+} process_t;
+typedef struct {
+    char bus_id_legacy[16]; unsigned int domain, bus, device, device_id, subsystem_id; char bus_id[32];
+} pci_t;
+
+enum { DOUBLE, UINT, ULONG, ULONGLONG };
+
+static device_t devices[MAX_GPUS][1 + MIG_INSTANCES];
+static int initialized;
+static double start_s;
+static char scenario[SCENARIO_SIZE];
+static double scenario_read_s;
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+/* ---- the scenario ---- */
+
+static void read_scenario(void)
+{
+    double now = now_s();
+    if (scenario_read_s && now - scenario_read_s < 0.01)
+        return;
+    scenario_read_s = now;
+    const char *given = getenv("STAGESCOPE_NVML_SCENARIO");
+    snprintf(scenario, sizeof scenario, ";%s;", given ? given : "");
+    const char *control = getenv("STAGESCOPE_NVML_CONTROL");
+    FILE *file = control ? fopen(control, "r") : NULL;
+    if (!file)
+        return;
+    size_t length = strlen(scenario);
+    length += fread(scenario + length, 1, sizeof scenario - length - 2, file);
+    fclose(file);
+    scenario[length] = ';';
+    scenario[length + 1] = 0;
+    for (char *c = scenario; *c; c++)
+        if (*c == '\n')
+            *c = ';';
+}
+
+/* The text after "key=" of the last such entry, or NULL; it ends at ';'. */
+static const char *text(const char *key)
+{
+    char pattern[64];
+    const char *found = NULL;
+    read_scenario();
+    int length = snprintf(pattern, sizeof pattern, ";%s=", key);
+    for (const char *at = scenario; (at = strstr(at, pattern)); at += length - 1)
+        found = at + length;
+    return found;
+}
+
+static double number(const char *key, double otherwise)
+{
+    const char *value = text(key);
+    return value ? (strncmp(value, "0x", 2) ? strtod(value, NULL) : (double)strtoull(value, NULL, 16)) : otherwise;
+}
+
+/* The code after "name:" in the list fail=, or SUCCESS. */
+static unsigned int failure(const char *name)
+{
+    size_t length = strlen(name);
+    for (const char *at = text("fail"); at && *at && *at != ';'; at++) {
+        if (!strncmp(at, name, length) && at[length] == ':')
+            return (unsigned int)strtoul(at + length + 1, NULL, 10);
+        while (*at && *at != ',' && *at != ';')
+            at++;
+        if (*at != ',')
+            break;
+    }
+    return SUCCESS;
+}
+
+static int is_lost(int index)
+{
+    for (const char *at = text("lost"); at && *at && *at != ';';) {
+        char *end;
+        long which = strtol(at, &end, 10);
+        double after = *end == ':' ? strtod(end + 1, &end) : 0;
+        if (which == index && now_s() - start_s >= after)
+            return 1;
+        if (*end != ',')
+            break;
+        at = end + 1;
+    }
+    return 0;
+}
+
+/* ---- what the GPUs do ---- */
+
+static double power_w(int index, double t)
+{
+    return number("power_w", 200) + 50 * index
+        + number("power_swing_w", 100) * sin(2 * M_PI * t / number("power_period_s", 4));
+}
+
+static double integral_j(int index, double t)
+{
+    double period = number("power_period_s", 4);
+    return (number("power_w", 200) + 50 * index) * t
+        + number("power_swing_w", 100) * period / (2 * M_PI) * (1 - cos(2 * M_PI * t / period));
+}
+
+/* The counter moves every 100 ms, as on the real GPUs. */
+static double energy_j(int index)
+{
+    double now = now_s(), back = 0;
+    const char *at = text("energy_back");
+    if (at) {
+        char *end;
+        long which = strtol(at, &end, 10);
+        double after = strtod(end + 1, &end);
+        if (which == index && now - start_s >= after)
+            back = strtod(end + 1, NULL);
+    }
+    return COUNTED_BEFORE_J + integral_j(index, floor(now * 10) / 10) - back;
+}
+
+static unsigned int check(const device_t *device, const char *name)
+{
+    if (!initialized)
+        return UNINITIALIZED;
+    unsigned int code = failure(name);
+    if (code)
+        return code;
+    if (!device)
+        return INVALID_ARGUMENT;
+    return is_lost(device->index) ? GPU_IS_LOST : SUCCESS;
+}
+
+/* Each function: its own failure, a lost GPU, and then the answer. */
+#define ENTER(device) do { unsigned int code_ = check(device, __func__); if (code_) return code_; } while (0)
+
+/* ---- the library ---- */
+
+unsigned int nvmlInitWithFlags(unsigned int flags)
+{
+    (void)flags;
+    unsigned int code = (unsigned int)number("init", SUCCESS);
+    if (code)
+        return code;
+    if (!initialized++)
+        start_s = now_s();
+    for (int i = 0; i < MAX_GPUS; i++)
+        for (int m = 0; m <= MIG_INSTANCES; m++)
+            devices[i][m] = (device_t){ i, m - 1 };
+    return SUCCESS;
+}
+
+unsigned int nvmlShutdown(void)
+{
+    if (!initialized)
+        return UNINITIALIZED;
+    initialized--;
+    return SUCCESS;
+}
+
+const char *nvmlErrorString(unsigned int code)
+{
+    static char sentence[40];
+    snprintf(sentence, sizeof sentence, "error %u of the library", code);
+    return sentence;
+}
+
+unsigned int nvmlSystemGetDriverVersion(char *version, unsigned int length)
+{
+    snprintf(version, length, "580.65.06");
+    return initialized ? SUCCESS : UNINITIALIZED;
+}
+
+unsigned int nvmlSystemGetCudaDriverVersion_v2(int *version)
+{
+    *version = 13000;
+    return initialized ? failure(__func__) : UNINITIALIZED;
+}
+
+unsigned int nvmlDeviceGetCount_v2(unsigned int *count)
+{
+    if (!initialized)
+        return UNINITIALIZED;
+    *count = (unsigned int)number("gpus", 2);
+    return failure(__func__);
+}
+
+unsigned int nvmlDeviceGetHandleByIndex_v2(unsigned int index, device_t **device)
+{
+    if (index >= (unsigned int)number("gpus", 2) || index >= MAX_GPUS)
+        return INVALID_ARGUMENT;
+    ENTER(&devices[index][0]);
+    *device = &devices[index][0];
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetUUID(const device_t *device, char *uuid, unsigned int length)
+{
+    ENTER(device);
+    if (device->mig < 0)
+        snprintf(uuid, length, "GPU-%08x-0000-4000-8000-00000000000%d", 0xa0 + device->index, device->index);
+    else
+        snprintf(uuid, length, "MIG-%08x-0000-4000-8000-00000000%d00%d", 0xb0 + device->index * 16 + device->mig,
+                 device->index, device->mig);
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetName(const device_t *device, char *name, unsigned int length)
+{
+    ENTER(device);
+    snprintf(name, length, device->mig < 0 ? "NVIDIA H100 80GB HBM3" : "NVIDIA H100 80GB HBM3 MIG 3g.40gb");
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetVirtualizationMode(const device_t *device, unsigned int *mode)
+{
+    ENTER(device);
+    *mode = (unsigned int)number("virtualization", 0);
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetArchitecture(const device_t *device, unsigned int *architecture)
+{
+    ENTER(device);
+    *architecture = (unsigned int)number("architecture", 9);
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetPciInfo_v3(const device_t *device, pci_t *pci)
+{
+    ENTER(device);
+    memset(pci, 0, sizeof *pci);
+    pci->bus = 0x17 + device->index;
+    pci->device_id = (unsigned int)number("device_id", 0x2335) << 16 | 0x10de;
+    snprintf(pci->bus_id, sizeof pci->bus_id, "00000000:%02X:00.0", pci->bus);
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetMigMode(const device_t *device, unsigned int *current, unsigned int *pending)
+{
+    ENTER(device);
+    *current = *pending = (unsigned int)number("mig", 0);
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetMaxMigDeviceCount(const device_t *device, unsigned int *count)
+{
+    ENTER(device);
+    *count = number("mig", 0) ? MIG_SLOTS : 0;
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetMigDeviceHandleByIndex(const device_t *device, unsigned int index, device_t **instance)
+{
+    ENTER(device);
+    if (!number("mig", 0) || index >= MIG_INSTANCES)
+        return NOT_FOUND;
+    *instance = &devices[device->index][1 + index];
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetUtilizationRates(const device_t *device, utilization_t *rates)
+{
+    ENTER(device);
+    if (number("mig", 0))
+        return NOT_SUPPORTED;
+    rates->gpu = (unsigned int)number("util", 50);
+    rates->memory = rates->gpu / 2;
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetMemoryInfo_v2(const device_t *device, memory_v2_t *memory)
+{
+    ENTER(device);
+    if (memory->version != (sizeof *memory | 2u << 24))
+        return ARGUMENT_VERSION_MISMATCH;
+    memory->total = (device->mig < 0 ? 80 : 40) * GIB;
+    memory->reserved = GIB / 2;
+    memory->used = (3 + (unsigned long long)device->index) * GIB;
+    memory->free = memory->total - memory->reserved - memory->used;
+    return SUCCESS;
+}
+
+/* Not asked by StageScope, but by Dask's workers and MLflow where they look at GPUs themselves. */
+unsigned int nvmlDeviceGetMemoryInfo(const device_t *device, memory_t *memory)
+{
+    memory_v2_t known = { .version = sizeof known | 2u << 24 };
+    ENTER(device);
+    unsigned int code = nvmlDeviceGetMemoryInfo_v2(device, &known);
+    if (code == SUCCESS)
+        *memory = (memory_t){ known.total, known.free, known.used + known.reserved };
+    return code;
+}
+
+unsigned int nvmlDeviceGetPowerUsage(const device_t *device, unsigned int *milliwatts)
+{
+    ENTER(device);
+    *milliwatts = (unsigned int)(power_w(device->index, now_s()) * 1e3);
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetEnforcedPowerLimit(const device_t *device, unsigned int *milliwatts)
+{
+    ENTER(device);
+    *milliwatts = 700000;
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetTotalEnergyConsumption(const device_t *device, unsigned long long *millijoules)
+{
+    ENTER(device);
+    *millijoules = (unsigned long long)(energy_j(device->index) * 1e3);
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetClockInfo(const device_t *device, unsigned int clock, unsigned int *mhz)
+{
+    static const unsigned int clocks[] = { 1755, 1755, 2619 };
+    ENTER(device);
+    if (clock > 2)
+        return INVALID_ARGUMENT;
+    *mhz = clocks[clock] - (clock < 2 ? (unsigned int)fmod(now_s() * 10, 50) : 0);
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetTemperature(const device_t *device, unsigned int sensor, unsigned int *celsius)
+{
+    ENTER(device);
+    if (sensor)
+        return INVALID_ARGUMENT;
+    *celsius = (unsigned int)number("temperature", 55) + device->index;
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetCurrentClocksEventReasons(const device_t *device, unsigned long long *reasons)
+{
+    ENTER(device);
+    *reasons = (unsigned long long)number("throttle", 0);
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetSupportedClocksEventReasons(const device_t *device, unsigned long long *reasons)
+{
+    ENTER(device);
+    *reasons = (unsigned long long)number("known_throttle", 0x1ff);
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetCurrentClocksThrottleReasons(const device_t *device, unsigned long long *reasons)
+{
+    ENTER(device);
+    return nvmlDeviceGetCurrentClocksEventReasons(device, reasons);
+}
+
+unsigned int nvmlDeviceGetSupportedClocksThrottleReasons(const device_t *device, unsigned long long *reasons)
+{
+    ENTER(device);
+    return nvmlDeviceGetSupportedClocksEventReasons(device, reasons);
+}
+
+unsigned int nvmlDeviceGetPcieThroughput(const device_t *device, unsigned int counter, unsigned int *kilobytes)
+{
+    struct timespec window = { 0, (long)(number("pcie_ms", 20) * 1e6) };
+    ENTER(device);
+    nanosleep(&window, NULL);
+    *kilobytes = (unsigned int)(counter ? number("pcie_rx_kb", 1000) : number("pcie_tx_kb", 500));
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetComputeRunningProcesses_v3(const device_t *device, unsigned int *count, process_t *out)
+{
+    unsigned int found = 0, room = *count;
+    ENTER(device);
+    for (const char *at = text("processes"); at && *at && *at != ';'; found++) {
+        char *end;
+        unsigned long pid = strtoul(at, &end, 10);
+        long long bytes = strtoll(end + 1, &end, 10);
+        if (out && found < room)
+            out[found] = (process_t){ (unsigned int)pid, (unsigned long long)bytes, ~0u, ~0u };
+        at = *end == ',' ? end + 1 : end;
+    }
+    *count = found;
+    return found > room ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+static void answer(const device_t *device, field_value_t *value)
+{
+    char name[24];
+    double now = now_s();
+    snprintf(name, sizeof name, "field%u", value->field);
+    value->timestamp_us = (int64_t)time(NULL) * 1000000;
+    value->latency_us = 0;
+    value->ret = failure(name);
+    value->type = ULONGLONG;
+    value->value.ull = 0;
+    if (value->ret)
+        return;
+    switch (value->field) {
+    case 74: /* PERF_POLICY_POWER, ns: a tenth of the time */
+        value->value.ull = (unsigned long long)(now * 1e8);
+        break;
+    case 75: /* PERF_POLICY_THERMAL, ns */
+        break;
+    case 185: /* POWER_AVERAGE, mW: the mean of the last second */
+        value->type = UINT;
+        value->value.ui = (unsigned int)((integral_j(device->index, now) - integral_j(device->index, now - 1)) * 1e3);
+        break;
+    case 186: /* POWER_INSTANT, mW */
+        value->type = UINT;
+        value->value.ui = (unsigned int)(power_w(device->index, now) * 1e3);
+        break;
+    default:
+        value->ret = NOT_SUPPORTED;
+    }
+}
+
+unsigned int nvmlDeviceGetFieldValues(const device_t *device, int count, field_value_t *values)
+{
+    ENTER(device);
+    for (int i = 0; i < count; i++)
+        answer(device, &values[i]);
+    return SUCCESS;
+}

@@ -1,0 +1,260 @@
+"""The GPU collector, through the real binding, on GPUs that a scenario describes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from telemetry.clock import Clock
+from telemetry.collectors.gpu import METRICS, QUESTIONS, UP, GpuCollector
+from tests.nvml.build import VGPU, build, environment, run_with
+
+OF_INSTANCES = {m.name for q in QUESTIONS if q.of_instances for m in q.metrics} | {UP.name}
+
+PROGRAM = """
+import json, os, sys, time
+from pathlib import Path
+from telemetry.clock import Clock
+from telemetry.collectors.gpu import GpuCollector
+
+steps, edits = json.loads(os.environ["STEPS"]), json.loads(os.environ["EDITS"])
+collector = GpuCollector(clock=Clock(offset_ns=0))
+opened = [[s.entity, s.metric.name, s.reason] for s in collector.open()]
+samples = []
+begin = time.monotonic()
+for step in range(steps):
+    if str(step) in edits:
+        Path(os.environ["STAGESCOPE_NVML_CONTROL"]).write_text(edits[str(step)])
+        time.sleep(0.02)
+    samples.append([[s.ts_ns, s.series.entity, s.series.metric.name, s.value, s.start_ns]
+                    for s in collector.sample()])
+    time.sleep(max(0.0, begin + (step + 1) * collector.period_s - time.monotonic()))
+collector.close()
+print(json.dumps({"opened": opened, "samples": samples, "losses": collector.losses}))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What a collector said in a process of its own; ``values[entity, metric]`` = [(s, value)]."""
+
+    reasons: Mapping[tuple[str, str], str | None]
+    rounds: list[list[Any]]
+    losses: list[str]
+
+    @property
+    def values(self) -> Mapping[tuple[str, str], list[tuple[float, float]]]:
+        found = defaultdict(list)
+        for row in (row for rows in self.rounds for row in rows):
+            found[row[1], row[2]].append((row[0] / 1e9, row[3]))
+        return found
+
+    def present(self, entity: str) -> set[str]:
+        return {m for (e, m), reason in self.reasons.items() if e == entity and reason is None}
+
+
+Watch = Callable[..., Watched]
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def watch(library: Path, tmp_path: Path) -> Watch:
+    def run(
+        scenario: str = "", steps: int = 4, edits: Mapping[int, str] = {}, folder: Path = library
+    ) -> Watched:
+        env = environment(folder, scenario, tmp_path / "control")
+        env |= {"STEPS": str(steps), "EDITS": json.dumps(edits)}
+        said = run_with(env, PROGRAM)
+        reasons = {(entity, metric): reason for entity, metric, reason in said["opened"]}
+        assert len(reasons) == len(said["opened"])
+        return Watched(reasons=reasons, rounds=said["samples"], losses=said["losses"])
+
+    return run
+
+
+def test_metrics_are_named_once_and_explained() -> None:
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    assert all(metric.meaning and metric.source and metric.unit for metric in METRICS)
+
+
+def _power(index: int, t: float) -> float:
+    return 200 + 50 * index + 100 * math.sin(2 * math.pi * t / 4)
+
+
+def _energy(index: int, t: float) -> float:
+    return (200 + 50 * index) * t - 100 * 4 / (2 * math.pi) * math.cos(2 * math.pi * t / 4)
+
+
+@pytest.mark.needs("gcc")
+def test_two_healthy_gpus_tell_everything_and_agree_with_the_truth(watch: Watch) -> None:
+    seen = watch(steps=20)
+    assert set(seen.reasons.values()) == {None}
+    assert set(seen.values) == set(seen.reasons)
+    assert set(seen.reasons) == {(f"gpu:{i}", m.name) for i in range(2) for m in METRICS}
+    assert seen.losses == []
+    for index in range(2):
+        power = seen.values[f"gpu:{index}", "power_instant_w"]
+        assert len(power) == 20
+        assert all(value == pytest.approx(_power(index, t), abs=15) for t, value in power)
+        energy = seen.values[f"gpu:{index}", "energy_j"]
+        (first, before), (last, after) = energy[0], energy[-1]
+        truth = _energy(index, last) - _energy(index, first)
+        assert after - before == pytest.approx(truth, abs=0.15 * 350)
+        assert all(value == 1.0 for _, value in seen.values[f"gpu:{index}", "gpu_up"])
+
+
+@pytest.mark.needs("gcc")
+def test_a_sample_asks_one_blocking_question_and_all_get_their_turn(watch: Watch) -> None:
+    seen = watch("pcie_rx_kb=3000;pcie_tx_kb=70", steps=8)
+    asked = [[row for row in rows if row[2].startswith("pcie_")] for rows in seen.rounds]
+    assert [len(rows) for rows in asked] == [1] * 8
+    turns = [(rows[0][1], rows[0][2]) for rows in asked]
+    assert len(set(turns)) == 4
+    assert turns[:4] == turns[4:]
+    for (ts_ns, _, metric, value, start_ns), *_ in asked:
+        assert ts_ns - start_ns == 20_000_000
+        assert value == (3e6 if "rx" in metric else 7e4)
+    others = [row for rows in seen.rounds for row in rows if not row[2].startswith("pcie_")]
+    assert {row[4] for row in others} == {None}
+
+
+@pytest.mark.needs("gcc")
+def test_a_vgpu_guest_says_which_fields_are_missing_and_why(watch: Watch) -> None:
+    seen = watch(VGPU)
+    missing = {metric for (_, metric), reason in seen.reasons.items() if reason is not None}
+    assert missing == {
+        "power_instant_w",
+        "power_average_w",
+        "energy_j",
+        "gpu_temperature_c",
+        "gpu_throttled_power_seconds",
+        "gpu_throttled_thermal_seconds",
+        "pcie_rx_bytes_per_s",
+        "pcie_tx_bytes_per_s",
+    }
+    assert "vGPU guest" in (seen.reasons["gpu:0", "energy_j"] or "")
+    assert {metric for _, metric in seen.values} == seen.present("gpu:0")
+    assert len(seen.values["gpu:0", "gpu_util_percent"]) == 4
+    assert seen.losses == []
+
+
+@pytest.mark.needs("gcc")
+def test_power_falls_back_to_what_an_older_driver_has(watch: Watch) -> None:
+    seen = watch("architecture=5;fail=field185:3,field186:3")
+    assert seen.reasons["gpu:0", "power_instant_w"] is None
+    assert "averages no power" in (seen.reasons["gpu:0", "power_average_w"] or "")
+    for t, value in seen.values["gpu:0", "power_instant_w"]:
+        assert value == pytest.approx(_power(0, t), abs=15)
+
+
+@pytest.mark.needs("gcc")
+def test_a_function_that_the_driver_lacks_costs_only_its_own_metric(
+    watch: Watch, tmp_path: Path
+) -> None:
+    folder = build(tmp_path / "old", without=["nvmlDeviceGetTotalEnergyConsumption"])
+    seen = watch(folder=folder)
+    absent = {metric for (_, metric), reason in seen.reasons.items() if reason}
+    assert absent == {"energy_j"}
+    assert "older driver" in (seen.reasons["gpu:0", "energy_j"] or "")
+
+
+@pytest.mark.needs("gcc")
+def test_a_gpu_lost_mid_run_stops_alone_and_comes_back(watch: Watch) -> None:
+    seen = watch(steps=12, edits={4: "lost=1:0", 8: "lost="})
+    up = [value for _, value in seen.values["gpu:1", "gpu_up"]]
+    assert up == [1.0] * 4 + [0.0] * 4 + [1.0] * 4
+    for step, rows in enumerate(seen.rounds):
+        metrics = {row[2] for row in rows if row[1] == "gpu:1" and "pcie" not in row[2]}
+        assert (metrics == {"gpu_up"}) == (4 <= step < 8)
+        assert not (4 <= step < 8 and any("pcie" in r[2] and r[1] == "gpu:1" for r in rows))
+    assert [value for _, value in seen.values["gpu:0", "gpu_up"]] == [1.0] * 12
+    assert len(seen.values["gpu:0", "energy_j"]) == 12
+    assert len(seen.losses) == 1
+    assert seen.losses[0].startswith("gpu:1 (GPU-000000a1-0000-4000-8000-000000000001) at 19")
+    assert "lost" in seen.losses[0]
+
+
+@pytest.mark.needs("gcc")
+def test_a_gpu_that_is_lost_before_the_run_is_absent_with_its_reason(watch: Watch) -> None:
+    seen = watch("lost=1:0")
+    assert seen.present("gpu:1") == {"gpu_up"}
+    assert "lost" in (seen.reasons["gpu:1", "energy_j"] or "")
+    assert [value for _, value in seen.values["gpu:1", "gpu_up"]] == [0.0] * 4
+    assert {metric for entity, metric in seen.values if entity == "gpu:1"} == {"gpu_up"}
+    assert seen.present("gpu:0") == {metric.name for metric in METRICS}
+
+
+@pytest.mark.needs("gcc")
+def test_a_counter_that_goes_backwards_is_passed_on_as_it_is(watch: Watch) -> None:
+    seen = watch(steps=8, edits={4: "energy_back=0:0:100000"})
+    energy = [value for _, value in seen.values["gpu:0", "energy_j"]]
+    growth = [after - before for before, after in pairwise(energy)]
+    assert growth[3] < -90_000
+    assert all(step >= 0 for at, step in enumerate(growth) if at != 3)
+    other = [value for _, value in seen.values["gpu:1", "energy_j"]]
+    assert other == sorted(other)
+
+
+@pytest.mark.needs("gcc")
+def test_a_call_that_fails_mid_run_fails_alone_and_is_told_once(watch: Watch) -> None:
+    edits = {3: "fail=nvmlDeviceGetTemperature:999", 6: "fail="}
+    seen = watch("gpus=1", steps=8, edits=edits)
+    assert len(seen.values["gpu:0", "gpu_temperature_c"]) == 5
+    assert len(seen.values["gpu:0", "energy_j"]) == 8
+    assert {value for _, value in seen.values["gpu:0", "gpu_up"]} == {1.0}
+    assert len(seen.losses) == 1
+    assert "gpu:0 gpu_temperature_c" in seen.losses[0]
+
+
+@pytest.mark.needs("gcc")
+def test_under_mig_the_card_has_power_and_each_instance_its_memory(watch: Watch) -> None:
+    seen = watch("gpus=1;mig=1;processes=42:1048576")
+    absent = {metric for (_, metric), reason in seen.reasons.items() if reason}
+    assert absent == {"gpu_util_percent", "gpu_mem_util_percent"}
+    assert "MIG" in (seen.reasons["gpu:0", "gpu_util_percent"] or "")
+    assert {entity for entity, _ in seen.reasons} == {"gpu:0", "gpu:0/mig:0", "gpu:0/mig:1"}
+    assert seen.present("gpu:0/mig:1") == OF_INSTANCES
+    assert "energy_j" in seen.present("gpu:0")
+    assert seen.values["gpu:0/mig:0", "gpu_mem_total_bytes"][0][1] == 40 * (1 << 30)
+    assert seen.values["gpu:0/mig:0", "gpu_process_mem_bytes"][0][1] == 1048576
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize(
+    ("scenario", "words"),
+    [("gpus=0", "lists no GPU"), ("init=9", "modprobe"), ("init=18", "restart")],
+)
+def test_without_a_gpu_everything_is_absent_with_one_reason(
+    watch: Watch, scenario: str, words: str
+) -> None:
+    seen = watch(scenario)
+    assert list(seen.reasons) == [("gpu", metric.name) for metric in METRICS]
+    assert all(words in (reason or "") for reason in seen.reasons.values())
+    assert seen.rounds == [[]] * 4
+
+
+def test_without_the_library_there_is_a_reason(tmp_path: Path) -> None:
+    env = environment(tmp_path) | {"STEPS": "1", "EDITS": "{}"}
+    said = run_with(env, PROGRAM)
+    assert {reason.partition(" (")[0] for _, _, reason in said["opened"]} == {
+        "no NVIDIA driver: libnvidia-ml.so.1 not found"
+    }
+    assert said["samples"] == [[]]
+
+
+def test_closing_before_opening_is_quiet() -> None:
+    collector = GpuCollector(clock=Clock(offset_ns=0))
+    collector.close()
+    assert collector.sample() == []
