@@ -13,7 +13,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from features.contracts import FEATURES
-from training.export import load_module
+from training.export import load
 
 
 def save_mlflow_model(folder: Path, local: Path) -> None:
@@ -22,7 +22,7 @@ def save_mlflow_model(folder: Path, local: Path) -> None:
     Input: float32 [n, 15], the features in their order; output: float32 [n], the probability of
     fraud. The example has two rows because an export from one row fixes the batch size at one.
     """
-    module = load_module(folder)
+    module = load(folder)
     example = np.zeros((2, len(FEATURES)), dtype=np.float32)
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(FEATURES)))]),

@@ -40,82 +40,108 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Drift(_Section):
     """Changes of the generated world that begin at a day of the data (0 is the first)."""
 
-    new_fraud_scenario_day: int | None = Field(None, ge=0)
-    amount_shift_day: int | None = Field(None, ge=0)
-    amount_shift_factor: float = Field(2.0, gt=0)
-    radius_shift_day: int | None = Field(None, ge=0)
-    radius_shift_factor: float = Field(2.0, gt=0)
-    label_delay_day: int | None = Field(None, ge=0)
-    label_delay_mean_days: float = Field(7.0, gt=0)
+    new_fraud_scenario_day: int | None = Field(
+        None, ge=0, description="a fraud scenario begins that no earlier day shows"
+    )
+    amount_shift_day: int | None = Field(None, ge=0, description="amounts move by the factor")
+    amount_shift_factor: float = Field(2.0, gt=0, description="factor of that move")
+    radius_shift_day: int | None = Field(
+        None, ge=0, description="the radius in which customers pay moves by the factor"
+    )
+    radius_shift_factor: float = Field(2.0, gt=0, description="factor of that move")
+    label_delay_day: int | None = Field(
+        None, ge=0, description="labels begin to come after a random time"
+    )
+    label_delay_mean_days: float = Field(7.0, gt=0, description="mean of that time, days")
 
 
 class Data(_Section):
     """Where the raw transactions come from."""
 
-    source: Literal["generator", "published", "files"] = "generator"
+    source: Literal["generator", "published", "files"] = Field(
+        "generator",
+        description="generator: made here; published: the Handbook's table, one Parquet file or "
+        "its folder of daily pickles; files: daily Parquet or CSV files with this project's names",
+    )
     path: str = Field("", description="folder or file of raw data (published, files)")
-    path_env: str = Field("", description="environment variable that holds the path")
-    start: date = date(2018, 4, 1)
-    days: Count = 80
-    customers: Count = 5_000
-    terminals: Count = 10_000
+    path_env: str = Field("", description="environment variable that holds the path instead")
+    start: date = Field(date(2018, 4, 1), description="first day of the data")
+    days: Count = Field(80, description="days of data")
+    customers: Count = Field(5_000, description="customers of the generator")
+    terminals: Count = Field(10_000, description="terminals of the generator")
     drift: Drift = Drift()
 
 
 class Cluster(_Section):
-    """Dask workers for processing and features."""
+    """Dask workers of processing and features."""
 
-    workers: int = Field(2, ge=0, description="0: in the stage's own process")
-    threads_per_worker: Count = 1
-    memory_limit_gib: float = Field(4.0, gt=0, description="per worker")
-    scheduler: str = Field("", description="address of an existing Dask scheduler")
+    workers: int = Field(2, ge=0, description="worker processes; 0: in the stage's own process")
+    threads_per_worker: Count = Field(1, description="threads of each")
+    memory_limit_gib: float = Field(4.0, gt=0, description="memory of each, GiB")
+    scheduler: str = Field("", description="address of an existing Dask scheduler to use instead")
 
 
 class Features(_Section):
     """How the feature tables are computed."""
 
-    device: Literal["auto", "cpu", "cuda"] = "cpu"
-    rows_per_partition: Count = 8_000_000
+    device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where the kernel runs")
+    rows_per_partition: Count = Field(
+        8_000_000, description="rows that one task holds; beyond it they are split on disk first"
+    )
 
 
 class Protocol(_Section):
-    """Which days train, wait for their labels and test; a fold per start, the last one is gated."""
+    """Which days train, wait for their labels and test."""
 
-    train_days: Count = 7
-    delay_days: Count = 7
-    test_days: Count = 7
-    folds: tuple[date, ...] = Field(min_length=1, description="first training day of each fold")
+    train_days: Count = Field(7, description="days of training")
+    delay_days: Count = Field(7, description="days until labels are known")
+    test_days: Count = Field(7, description="days of testing")
+    folds: tuple[date, ...] = Field(
+        min_length=1,
+        description="first training day of each fold, earliest first; the last one's model is the "
+        "candidate that the gate decides on",
+    )
 
 
 class Model(_Section):
     """The model and how it is trained."""
 
-    name: Literal["mlp"] = "mlp"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    hidden: tuple[Count, ...] = (64, 64)
-    members: Count = 4
-    dropout: float = Field(0.1, ge=0, lt=1)
-    epochs: Count = 12
-    batch_size: Count = 512
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    patience: Count = 4
-    holdout_share: float = Field(0.2, gt=0, lt=1)
+    name: Literal["mlp"] = Field("mlp", description="which model")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: CUDA with mixed precision where there is a GPU, else the CPU"
+    )
+    hidden: tuple[Count, ...] = Field((64, 64), description="widths of the hidden layers")
+    members: Count = Field(4, description="nets whose mean is the answer")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of hidden values dropped")
+    epochs: Count = Field(12, description="most epochs")
+    batch_size: Count = Field(512, description="rows in a step")
+    learning_rate: float = Field(4e-3, gt=0, description="of a step")
+    weight_decay: float = Field(1e-4, ge=0, description="of a step")
+    average_decay: float = Field(
+        0.99, ge=0, lt=1, description="share of the running average of weights that a step keeps"
+    )
+    patience: Count = Field(3, description="epochs without gain on the hold-out that end the search")
+    holdout_share: float = Field(
+        0.15, gt=0, lt=1, description="last share of the training rows, by time, kept for stopping"
+    )
+    refit: bool = Field(True, description="train on all rows afterwards, for the epochs found best")
 
 
 class Validation(_Section):
     """The gate: what a new model is compared by, and by how much it may be worse."""
 
-    metric: Literal["auc_roc", "average_precision", "card_precision_100"] = "average_precision"
-    margin: float = Field(0.01, ge=0)
+    metric: Literal["auc_roc", "average_precision", "card_precision_100"] = Field(
+        "average_precision", description="the metric that decides"
+    )
+    margin: float = Field(0.01, ge=0, description="by how much a candidate may be worse")
     floor: Share = Field(0.0, description="least value that a first champion needs")
-    bootstrap_samples: int = Field(200, ge=0)
+    bootstrap_samples: int = Field(200, ge=0, description="resamples behind each interval")
 
 
 class Online(_Section):
     """The online feature store."""
 
-    store: Literal["sqlite", "redis"] = "sqlite"
+    store: Literal["sqlite", "redis"] = Field("sqlite", description="which store")
     redis_env: str = Field(
         "STAGESCOPE_REDIS", description="environment variable with host:port[,password=...]"
     )
@@ -124,37 +150,41 @@ class Online(_Section):
 class Serving(_Section):
     """The served model and the load that is put on it."""
 
-    rates: tuple[Annotated[float, Field(gt=0)], ...] = (100, 200, 400, 800, 1600)
-    seconds_per_rate: float = Field(4.0, gt=0)
-    connections: Count = 32
-    p99_limit_ms: float = Field(250.0, gt=0)
+    rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (100, 200, 400, 800, 1600), description="offered requests per second, one after another"
+    )
+    seconds_per_rate: float = Field(4.0, gt=0, description="how long each rate is offered")
+    connections: Count = Field(32, description="connections of the load generator")
+    p99_limit_ms: float = Field(
+        250.0, gt=0, description="a rate with a slower 99th percentile counts as not held"
+    )
 
 
 class Telemetry(_Section):
     """What is sampled, how often, and when it is written."""
 
-    guest_hz: float = Field(10.0, gt=0, le=100)
-    gpu_hz: float = Field(10.0, gt=0, le=100)
-    flush_s: float = Field(1.0, gt=0, le=60)
+    guest_hz: float = Field(10.0, gt=0, le=100, description="samples of the guest per second")
+    gpu_hz: float = Field(10.0, gt=0, le=100, description="samples of each GPU per second")
+    flush_s: float = Field(1.0, gt=0, le=60, description="seconds of samples that a kill can cost")
     page_cache: Literal["warm", "cold"] = Field(
         "warm", description="cold: each stage's inputs are dropped from the page cache before it"
     )
 
 
 class Tracking(_Section):
-    """Where MLflow is. Empty: embedded, on SQLite beside the runs."""
+    """Where MLflow is."""
 
-    uri: str = ""
-    experiment: str = "stagescope"
-    registered_model: str = "card-fraud"
-    timeout_s: float = Field(10.0, gt=0)
+    uri: str = Field("", description="tracking server; empty: embedded, on SQLite beside the runs")
+    experiment: str = Field("stagescope", description="experiment of the runs")
+    registered_model: str = Field("card-fraud", description="name in the model registry")
+    timeout_s: float = Field(10.0, gt=0, description="longest wait for one answer")
 
 
 class Recipe(_Section):
     """A whole run."""
 
-    name: str = Field(min_length=1)
-    seed: int = Field(42, ge=0)
+    name: str = Field(min_length=1, description="name of the recipe")
+    seed: int = Field(42, ge=0, description="seed of data, training and load")
     data: Data = Data()
     cluster: Cluster = Cluster()
     features: Features = Features()

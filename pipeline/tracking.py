@@ -132,7 +132,9 @@ class Tracking:
         if not home.is_dir():
             home.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
-                got = download_artifacts(f"{version.source}/{_MODEL_FOLDER}", dst_path=scratch)
+                logged = client.get_logged_model(version.source.rpartition("/")[2])
+                place = f"{logged.artifact_location}/{_MODEL_FOLDER}"
+                got = download_artifacts(place, dst_path=scratch)
                 with contextlib.suppress(OSError):  # another run was faster
                     Path(got).rename(home)
         found, size = digest_tree(home)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -56,7 +56,7 @@ class IngestStage:
         settings = dict(self.generator)
         drift = Drift(**settings.pop("drift"))
         spec = GeneratorSpec(seed=context.seed, drift=drift, **settings)
-        with open_cluster(**vars(context.cluster), local_directory=context.work) as cluster:
+        with open_cluster(**asdict(context.cluster), local_directory=context.work) as cluster:
             report = generate(spec, raw, cluster, context.progress)
         context.recorder.count("rows", report.rows)
         return StageResult(

@@ -1,0 +1,84 @@
+"""``stagescope serve RUN``: the registered champion on the online features of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pipeline.artifact import Artifact
+from pipeline.recipe import Recipe
+from pipeline.runner import STORE
+from pipeline.tracking import Champion, Tracking, TrackingAway
+from telemetry.runfolder import RunFolder
+
+
+def serve_run(
+    folder: RunFolder,
+    out: Path,
+    *,
+    host: str,
+    port: int,
+    token_env: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Serve until SIGTERM or Ctrl-C. Raises ValueError where there is nothing to serve.
+
+    On SQLite it works on a copy of the run's online state, so that it can be served again; on
+    Redis it goes on with the state that is there.
+    """
+    from features.online_views import open_online_store
+    from serving.app import ServerSettings
+    from serving.server import online_settings, serve
+
+    recipe = Recipe.model_validate(folder.read()["recipe"])
+    champion = _champion(recipe, out)
+    state = _online_state(folder)
+    address = "sqlite" if recipe.online.store == "sqlite" else os.environ[recipe.online.redis_env]
+    with tempfile.TemporaryDirectory(prefix="stagescope-serve-") as scratch:
+        live = shutil.copytree(state, Path(scratch) / "online")
+        say(f"{champion.name} version {champion.version}, loading ...")
+        serve(
+            champion.artifact.path,
+            open_online_store(live, online_settings(address)),
+            ServerSettings(host=host, port=port, token_env=token_env),
+            ready=partial(_announce, say, host),
+        )
+
+
+def _champion(recipe: Recipe, out: Path) -> Champion:
+    try:
+        champion = Tracking(recipe.tracking, out.resolve() / STORE).champion()
+    except TrackingAway as away:
+        raise ValueError(f"the model registry does not answer: {away}") from away
+    if champion is None:
+        raise ValueError(
+            f"no version of {recipe.tracking.registered_model} is champion: a run whose gate says "
+            "yes makes one"
+        )
+    return champion
+
+
+def _online_state(folder: RunFolder) -> Path:
+    for stage in folder.read()["stages"]:
+        online = (stage.get("outputs") or {}).get("online")
+        if online is not None:
+            return Artifact.from_json(online).path
+    raise ValueError(f"run {folder.path.name} has no online features: its serving stage did not run")
+
+
+def _announce(say: Callable[[str], None], host: str, port: int) -> None:
+    body = {
+        "inputs": [
+            {"name": "customer_id", "datatype": "INT64", "shape": [1], "data": [1]},
+            {"name": "terminal_id", "datatype": "INT64", "shape": [1], "data": [1]},
+            {"name": "amount", "datatype": "FP64", "shape": [1], "data": [12.5]},
+            {"name": "event_time", "datatype": "INT64", "shape": [1], "data": [1527811200000000000]},
+        ]
+    }
+    say(f"serving at http://{host}:{port}, Ctrl-C ends it; try it:")
+    say(f"curl http://{host}:{port}/v2/models/card-fraud/infer -d '{json.dumps(body)}'")

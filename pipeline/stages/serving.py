@@ -1,0 +1,157 @@
+"""Serving: the champion answers payments from online features, under a load that grows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from infra.process import tied
+from pipeline.artifact import Artifact
+from pipeline.recipe import Recipe
+from pipeline.stage import RunContext, StageResult
+
+_READY_S = 120
+_STOP_S = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingStage:
+    """State from the days before ``from_day``; the payments of ``days`` days from then on as load."""
+
+    name: ClassVar[str] = "serving"
+    inputs: ClassVar[tuple[str, ...]] = ("clean", "champion")
+    outputs: ClassVar[tuple[str, ...]] = ("online", "load")
+    code: ClassVar[tuple[str, ...]] = ("serving", "features", "pipeline/stages/serving.py")
+
+    from_day: date
+    days: int
+    store: Literal["sqlite", "redis"]
+    redis_env: str
+    rates: tuple[float, ...]
+    seconds_per_rate: float
+    connections: int
+    p99_limit_ms: float
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> ServingStage:
+        protocol, serving = recipe.protocol, recipe.serving
+        before = timedelta(days=protocol.train_days + protocol.delay_days)
+        return cls(
+            from_day=protocol.folds[-1] + before,
+            days=protocol.test_days,
+            store=recipe.online.store,
+            redis_env=recipe.online.redis_env,
+            **serving.model_dump(),
+        )
+
+    def run(self, context: RunContext, inputs: Mapping[str, Artifact], out: Path) -> StageResult:
+        """Fill the online store, start the server beside, put load on it rate by rate."""
+        clean = inputs["clean"].path
+        online, load = out / "online", out / "load"
+        load.mkdir()
+        with context.recorder.phase("load_state"):
+            rows = self._load_state(clean, online)
+        payments = self._payments(clean, load)
+        # The server writes what it answers: it works on a copy, the artifact stays as it is here.
+        live = context.work / "online"
+        shutil.rmtree(live, ignore_errors=True)
+        shutil.copytree(online, live)
+        with self._server(inputs["champion"].path, live) as port, context.recorder.phase("load"):
+            result = self._put_load(port, load / "payments.parquet", context.seed)
+        shutil.rmtree(live)
+        (load / "load.json").write_text(json.dumps(result, indent=1))
+        context.recorder.count("requests", sum(one["answered"] for one in result["results"]))
+        return StageResult(
+            rows={"online": rows, "load": payments},
+            rows_in=inputs["clean"].rows,
+            summary={
+                "held_per_s": result["held_per_s"],
+                "rates": {f"{one['offered_per_s']:g}": _figures(one) for one in result["results"]},
+                "version": inputs["champion"].producer,
+            },
+        )
+
+    def _load_state(self, clean: Path, online: Path) -> int:
+        from features.online import OnlineFeatures
+        from features.online_views import open_online_store
+        from serving.server import online_settings
+
+        past = _read(clean, date.min, self.from_day)
+        known_until = self.from_day - timedelta(days=7)
+        store = open_online_store(online, online_settings(self._online()))
+        OnlineFeatures(store).load_state(past, known_until_ns=_ns(known_until))
+        return past.num_rows
+
+    def _payments(self, clean: Path, load: Path) -> int:
+        import pyarrow.parquet as pq
+
+        table = _read(clean, self.from_day, self.from_day + timedelta(days=self.days))
+        pq.write_table(table, load / "payments.parquet")
+        return table.num_rows
+
+    def _online(self) -> str:
+        return "sqlite" if self.store == "sqlite" else os.environ[self.redis_env]
+
+    @contextmanager
+    def _server(self, model: Path, store: Path) -> Iterator[int]:
+        """The server in a process of its own; yields its port."""
+        command = tied(
+            "serving.server",
+            *("--model", str(model), "--store", str(store), "--online", self._online()),
+        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"the server ended with {process.wait(_READY_S)} before it was ready")
+            yield int(json.loads(line)["port"])
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _put_load(self, port: int, payments: Path, seed: int) -> dict[str, Any]:
+        """The load generator in a process of its own: it must not wait for the server's turn."""
+        command = tied(
+            "serving.load",
+            *("--port", str(port), "--payments", str(payments), "--seed", str(seed)),
+            *("--rates", ",".join(f"{rate:g}" for rate in self.rates)),
+            *("--seconds", f"{self.seconds_per_rate:g}"),
+            *("--connections", str(self.connections)),
+            *("--p99-limit-ms", f"{self.p99_limit_ms:g}"),
+        )
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        return dict(json.loads(done.stdout))
+
+
+def _figures(one: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = ("held_per_s", "p50_ms", "p95_ms", "p99_ms", "max_ms", "kept_up", "reason")
+    return {name: one[name] for name in wanted if one[name] is not None}
+
+
+def _read(clean: Path, first: date, end: date) -> Any:
+    """The clean rows of the days from ``first`` until before ``end``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pipeline.data.schema import day_files, day_of
+
+    return pa.concat_tables(
+        [pq.read_table(path) for path in day_files(clean) if first <= day_of(path) < end]
+    )
+
+
+def _ns(day: date) -> int:
+    return (day - date(1970, 1, 1)).days * 86_400 * 10**9

@@ -1,0 +1,102 @@
+"""Training: one model per fold of the protocol; the last fold's is the candidate."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pipeline.artifact import Artifact
+from pipeline.recipe import Recipe
+from pipeline.stage import RunContext, StageResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStage:
+    """``model`` holds the settings of the model, ``training`` those of the loop."""
+
+    name: ClassVar[str] = "training"
+    inputs: ClassVar[tuple[str, ...]] = ("training_table",)
+    outputs: ClassVar[tuple[str, ...]] = ("model", "fold_models")
+    code: ClassVar[tuple[str, ...]] = (
+        "training",
+        "features/contracts.py",
+        "pipeline/stages/training.py",
+    )
+
+    folds: tuple[date, ...]
+    train_days: int
+    device: str
+    model: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> TrainingStage:
+        settings = recipe.model.model_dump(exclude={"name", "device"})
+        shape = {name: settings.pop(name) for name in ("hidden", "members", "dropout")}
+        return cls(
+            folds=recipe.protocol.folds,
+            train_days=recipe.protocol.train_days,
+            device=recipe.model.device,
+            model=shape,
+            training=settings,
+        )
+
+    def run(self, context: RunContext, inputs: Mapping[str, Artifact], out: Path) -> StageResult:
+        """Train each fold, going on from its checkpoint after a kill, and export its program."""
+        from infra.device import choose_device
+        from training.batches import DayTable
+        from training.export import export
+        from training.loop import TrainingSettings, train
+        from training.models.mlp import MlpSettings
+
+        table = DayTable(inputs["training_table"].path)
+        device = choose_device(self.device)
+        model, settings = MlpSettings(**self.model), TrainingSettings(**self.training)
+        summary: dict[str, Any] = {"device": device.name, "folds": {}}
+        rows_in = 0
+        for number, fold in enumerate(self.folds):
+            rows = table.read(fold, self.train_days, context.recorder)
+            rows_in += len(rows)
+            work = context.work / fold.isoformat()
+            work.mkdir(exist_ok=True)
+            trained = train(
+                rows,
+                model=model,
+                settings=settings,
+                seed=context.seed,
+                device=device,
+                work=work,
+                handle=context.recorder,
+                progress=lambda done, total, number=number: context.progress(
+                    number * total + done, len(self.folds) * total
+                ),
+            )
+            last_day = fold + timedelta(days=self.train_days - 1)
+            place = out / "fold_models" / fold.isoformat()
+            place.mkdir(parents=True)
+            export(
+                trained,
+                place,
+                {
+                    "name": model.name,
+                    "model": asdict(model),
+                    "training": asdict(settings),
+                    "seed": context.seed,
+                    "first_day": fold.isoformat(),
+                    "last_day": last_day.isoformat(),
+                    "table_digest": inputs["training_table"].digest,
+                },
+            )
+            summary["folds"][fold.isoformat()] = {
+                "rows": trained.rows,
+                "frauds": trained.frauds,
+                "best_epoch": trained.best_epoch,
+                "resumed_epochs": trained.resumed_epochs,
+                "loss": trained.history[-1].loss,
+            }
+        shutil.copytree(out / "fold_models" / self.folds[-1].isoformat(), out / "model")
+        return StageResult(rows_in=rows_in, summary=summary)

@@ -1,0 +1,136 @@
+"""The series of a run by name, and those that a tracking server draws for a stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from telemetry.runfolder import Span
+from telemetry.segments import SampleSet
+from telemetry.thin import thin
+
+MAX_POINTS = 1_000
+"""Points of one series that a tracking server gets; minimum and maximum are among them."""
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Samples of one series in time order: ns UTC, and where windows start (0 elsewhere)."""
+
+    ts_ns: Ints
+    start_ns: Ints
+    values: Floats
+
+
+class SeriesIndex:
+    """The samples of a run by (entity, metric)."""
+
+    def __init__(self, samples: SampleSet) -> None:
+        table = samples.table
+        entities, entity_codes = _codes(table.column("entity"))
+        metrics, metric_codes = _codes(table.column("metric"))
+        keys = entity_codes * max(1, len(metrics)) + metric_codes
+        self._order = np.argsort(keys, kind="stable")
+        found, starts = np.unique(keys[self._order], return_index=True)
+        ends = np.append(starts[1:], len(keys))
+        self._ranges = {
+            (entities[key // len(metrics)], metrics[key % len(metrics)]): (int(low), int(high))
+            for key, low, high in zip(found, starts, ends, strict=True)
+        }
+        self._ts = np.asarray(table.column("ts_ns").to_numpy(), dtype=np.int64)
+        self._start = np.asarray(table.column("start_ns").fill_null(0).to_numpy(), dtype=np.int64)
+        self._values = np.asarray(table.column("value").to_numpy(), dtype=np.float64)
+
+    def names(self) -> list[tuple[str, str]]:
+        """All (entity, metric) that have samples, sorted."""
+        return sorted(self._ranges)
+
+    def points(self, entity: str, metric: str) -> Points:
+        """The samples of one series in time order; KeyError without any."""
+        low, high = self._ranges[entity, metric]
+        rows = self._order[low:high]
+        rows = rows[np.argsort(self._ts[rows], kind="stable")]
+        return Points(self._ts[rows], self._start[rows], self._values[rows])
+
+    def last_ns(self) -> int | None:
+        """The time of the last sample of all."""
+        return int(self._ts.max()) if len(self._ts) else None
+
+
+def _codes(column: Any) -> tuple[list[str], Ints]:
+    """A column of strings, dictionary-encoded or not, as names and a code per row."""
+    if not hasattr(column.type, "value_type"):
+        column = column.dictionary_encode()
+    column = column.unify_dictionaries()
+    if not column.num_chunks:
+        return [], np.empty(0, np.int64)
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks])
+    return column.chunk(0).dictionary.to_pylist(), codes.astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """Series that a tracking server gets: their place there, and what makes a percentage of them."""
+
+    entity: str
+    metric: str
+    name: str
+    scale: float = 1.0
+
+
+TRACKED = (
+    Tracked(entity="machine", metric=r"cpu_(\w+)_seconds", name="guest/cpu_{}_cores"),
+    Tracked(entity="machine", metric=r"(mem_\w+_bytes)", name="guest/{}"),
+    Tracked(entity="machine", metric=r"psi_(\w+)_seconds", name="guest/psi_{}_percent", scale=100),
+    Tracked(entity=r"disk:(.+)", metric=r"(disk_(?:read|write|written)_bytes)", name="guest/{}_{}_per_s"),
+    Tracked(entity=r"net:(.+)", metric=r"(net_[rt]x_bytes)", name="guest/{}_{}_per_s"),
+    Tracked(entity=r"stage:STAGE", metric=r"cpu_(\w+)_seconds", name="stage/cpu_{}_cores"),
+    Tracked(entity=r"stage:STAGE", metric=r"(mem_rss_bytes|processes|threads)", name="stage/{}"),
+    Tracked(entity=r"stage:STAGE", metric=r"((?:read|write)_bytes)", name="stage/{}_per_s"),
+    Tracked(entity=r"gpu:(.+)", metric=r"(gpu_util_percent|gpu_mem_util_percent)", name="gpu/{}_{}"),
+    Tracked(entity=r"gpu:(.+)", metric=r"(gpu_mem_used_bytes|power_\w+_w)", name="gpu/{}_{}"),
+    Tracked(entity=r"gpu:(.+)", metric=r"(temperature_c|clock_\w+_mhz)", name="gpu/{}_{}"),
+    Tracked(entity=r"vm:(.+)", metric=r"(.+)", name="vcenter/{}_{}"),
+)
+"""MLflow's page makes a section of the part after ``system/``."""
+
+
+def stage_series(samples: SampleSet, span: Span) -> dict[str, tuple[list[int], list[float]]]:
+    """What a tracking server draws for one stage: ``system/...`` names to times (ns) and values.
+
+    Levels as they were, counters as rates per second, at their original times, thinned to
+    ``MAX_POINTS`` each.
+    """
+    index = SeriesIndex(samples)
+    drawn = {}
+    for entity, metric, tracked, name in _matches(index, span.stage):
+        points = index.points(entity, metric)
+        times, values = points.ts_ns, points.values
+        if samples.metrics[metric].kind == "counter":
+            seconds = np.diff(times) / 1e9
+            whole = (seconds > 0) & (np.diff(values) >= 0)
+            times, values = times[1:][whole], np.diff(values)[whole] / seconds[whole]
+        inside = (times >= span.start_ns) & (times <= span.end_ns) & np.isfinite(values)
+        if inside.any():
+            kept = thin(times[inside], values[inside] * tracked.scale, MAX_POINTS)
+            drawn[f"system/{name}"] = (kept[0].tolist(), kept[1].tolist())
+    return drawn
+
+
+def _matches(index: SeriesIndex, stage: str) -> Iterator[tuple[str, str, Tracked, str]]:
+    for entity, metric in index.names():
+        for tracked in TRACKED:
+            of_entity = re.fullmatch(tracked.entity.replace("STAGE", re.escape(stage)), entity)
+            of_metric = re.fullmatch(tracked.metric, metric)
+            if of_entity and of_metric:
+                name = tracked.name.format(*of_entity.groups(), *of_metric.groups())
+                yield entity, metric, tracked, re.sub(r"[^\w./ -]", "_", name)
+                break
