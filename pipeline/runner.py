@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -81,7 +82,8 @@ class Run:
                 self._close("interrupted")
                 raise
             except OSError as error:
-                self._close("failed")
+                with contextlib.suppress(OSError):  # the record, too, may find no room
+                    self._close("failed")
                 raise _told(error, self.store.root) from error
             self._close(status)
         return self.folder
@@ -426,8 +428,6 @@ def _said(manifest: Manifest) -> dict[str, Any]:
 
 
 def _told(error: OSError, store: Path) -> OSError:
-    import errno
-
     if error.errno == errno.ENOSPC:
         return OSError(errno.ENOSPC, no_space(store))
     return error

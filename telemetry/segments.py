@@ -8,7 +8,7 @@ off by a kill or a full disk is passed over by the reader, which never needs mor
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,13 +33,18 @@ class SampleSet:
     """All samples of a run: a table of rows, and what is known of their metrics.
 
     ``table`` has entity and metric (dictionaries of strings), ts_ns, start_ns (null but for
-    windows) and value, in no particular order. ``periods`` gives each metric's period in s.
+    windows) and value, in no particular order. ``periods`` gives each metric's period in s, and
+    under ``"<entity> <metric>"`` that of a series that is sampled at another pace.
     """
 
     table: pa.Table
     metrics: dict[str, Metric]
     absent: list[Series]
     periods: dict[str, float]
+
+    def period_s(self, entity: str, metric: str) -> float:
+        """Seconds between two samples of a series, as its collector promised."""
+        return self.periods.get(f"{entity} {metric}", self.periods[metric])
 
     @classmethod
     def empty(cls) -> SampleSet:
@@ -50,8 +55,16 @@ class SegmentWriter:
     """Appends batches of one collector to its next free segment. Not safe for several threads."""
 
     def __init__(
-        self, folder: Path, collector: str, series: Sequence[Series], *, host: str, period_s: float
+        self,
+        folder: Path,
+        collector: str,
+        series: Sequence[Series],
+        *,
+        host: str,
+        period_s: float,
+        slow: Mapping[str, float] | None = None,
     ) -> None:
+        """``slow`` has the periods of what is sampled less often, by metric or ``<entity> <metric>``."""
         metrics = {one.metric.name: asdict(one.metric) for one in series}
         absent = [
             {"entity": one.entity, "metric": one.metric.name, "reason": one.reason}
@@ -62,6 +75,7 @@ class SegmentWriter:
             "collector": collector,
             "host": host,
             "period_s": period_s,
+            "slow": dict(slow or {}),
             "metrics": list(metrics.values()),
             "absent": absent,
         }
@@ -147,6 +161,7 @@ def read_samples(folder: Path) -> SampleSet:
             metric = Metric(**fields)
             metrics[metric.name] = metric
             periods[metric.name] = meta["period_s"]
+        periods |= meta["slow"]
         for one in meta["absent"]:
             series = Series(
                 entity=one["entity"], metric=metrics[one["metric"]], reason=one["reason"]

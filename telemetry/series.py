@@ -40,7 +40,7 @@ class SeriesIndex:
         keys = entity_codes * max(1, len(metrics)) + metric_codes
         self._order = np.argsort(keys, kind="stable")
         found, starts = np.unique(keys[self._order], return_index=True)
-        ends = np.append(starts[1:], len(keys))
+        ends = np.append(starts, len(keys))[1:]
         self._ranges = {
             (entities[key // len(metrics)], metrics[key % len(metrics)]): (int(low), int(high))
             for key, low, high in zip(found, starts, ends, strict=True)
@@ -49,9 +49,16 @@ class SeriesIndex:
         self._start = np.asarray(table.column("start_ns").fill_null(0).to_numpy(), dtype=np.int64)
         self._values = np.asarray(table.column("value").to_numpy(), dtype=np.float64)
 
+    def __contains__(self, name: tuple[str, str]) -> bool:
+        return name in self._ranges
+
     def names(self) -> list[tuple[str, str]]:
         """All (entity, metric) that have samples, sorted."""
         return sorted(self._ranges)
+
+    def entities(self, metric: str) -> list[str]:
+        """The entities that have samples of a metric, sorted."""
+        return sorted(entity for entity, name in self._ranges if name == metric)
 
     def points(self, entity: str, metric: str) -> Points:
         """The samples of one series in time order; KeyError without any."""

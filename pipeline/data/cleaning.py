@@ -13,29 +13,33 @@ from __future__ import annotations
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from infra.cluster import Cluster, Item, Result
-from pipeline.data.rawfiles import RawTable, UnreadableError, list_raw_files, read_raw
-from pipeline.data.rules import DUPLICATE, MALFORMED, Judged, judge
-from pipeline.data.schema import TRANSACTIONS, day_path, sync_folder, write_parquet
+from infra.cluster import Cluster
+from pipeline.data.cleanparts import (
+    MICROSECONDS,
+    FileOutcome,
+    Ints,
+    Part,
+    Places,
+    clean_table,
+    read_file,
+)
+from pipeline.data.rawfiles import list_raw_files
+from pipeline.data.repeats import IDS_PER_BUCKET, find_repeats, quarantine_repeats
+from pipeline.data.rules import DUPLICATE
+from pipeline.data.schema import day_path, sync_folder, write_parquet
 
-Ints = NDArray[np.int64]
-
-DAY_SECONDS = 86_400
-ORDINALS_PER_SECOND = 1_000_000
-IDS_PER_BUCKET = 4_000_000
-"""Ids of one bucket are sorted together: about 100 bytes each."""
-SCATTER = np.uint64(0x9E3779B97F4A7C15)
-PARTS_FOLDER = ".parts"
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,61 +62,14 @@ class CleanReport:
     bytes_out: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """Sound rows of one raw file that fall on one day, as a clean file of their own.
-
-    Beside ``path`` lies the raw row number of each row, ``.npy``.
-    """
-
-    day: date
-    file: int
-    path: Path
-    rows: int
-
-    @property
-    def row_numbers(self) -> Path:
-        return self.path.with_suffix(".npy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FileOutcome:
-    """What phase 1 found in a raw file."""
-
-    rows: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    notes: tuple[str, ...] = ()
-    parts: tuple[_Part, ...] = ()
-    first_id: int = 0
-    last_id: int = -1
-    unreadable: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Places:
-    """Folders and raw files that all tasks know."""
-
-    files: tuple[Path, ...]
-    out: Path
-    quarantine: Path
-
-    @property
-    def parts(self) -> Path:
-        return self.out / PARTS_FOLDER
-
-    def quarantine_file(self, file: int, what: str) -> Path:
-        return self.quarantine / f"quarantine-{file:05d}-{self.files[file].stem}-{what}.parquet"
-
-    def repeated(self, file: int) -> Path:
-        return self.parts / f"repeated-{file:05d}.npy"
-
-
 def clean(
     source: Path,
     out: Path,
     quarantine: Path,
     cluster: Cluster,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    ids_per_bucket: int = IDS_PER_BUCKET,
 ) -> CleanReport:
     """Clean all raw files of ``source`` into daily files in ``out``, synced to the device.
 
@@ -122,14 +79,14 @@ def clean(
     known so far). Raises FileNotFoundError without raw files, ValueError if no row is sound.
     """
     files, others = list_raw_files(source)
-    places = _Places(files=tuple(files), out=out, quarantine=quarantine)
+    places = Places(files=tuple(files), out=out, quarantine=quarantine)
     for folder in (out, quarantine, places.parts):
         folder.mkdir(parents=True, exist_ok=True)
-    steps = _Steps(cluster, progress)
-    outcomes = steps.map(partial(_read_file, places), range(len(files)))
-    repeats = _find_repeats(places, outcomes, steps)
+    steps = _Steps(cluster=cluster, progress=progress)
+    outcomes = steps.map(partial(read_file, places), range(len(files)))
+    repeats = find_repeats(places, outcomes, steps.map, ids_per_bucket)
     bytes_out, days = _publish(places, outcomes, repeats, steps)
-    steps.map(partial(_quarantine_repeats, places), sorted(repeats))
+    steps.map(partial(quarantine_repeats, places), sorted(repeats))
     shutil.rmtree(places.parts)
     sync_folder(out)
     sync_folder(quarantine)
@@ -158,3 +115,77 @@ def clean(
     if report.rows_out == 0:
         raise ValueError(_nothing_left(source, report))
     return report
+
+
+@dataclass(kw_only=True)
+class _Steps:
+    """Counts the tasks of all steps together for one progress."""
+
+    cluster: Cluster
+    progress: Callable[[int, int], None] | None
+    done: int = 0
+    known: int = 0
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Run one step's tasks."""
+        self.known += len(items)
+        results = self.cluster.map(function, items, self._tell)
+        self.done += len(items)
+        return results
+
+    def _tell(self, done: int, _: int) -> None:
+        if self.progress:
+            self.progress(self.done + done, self.known)
+
+
+def _publish(
+    places: Places, outcomes: Sequence[FileOutcome], repeats: dict[int, int], steps: _Steps
+) -> tuple[int, int]:
+    """Put each day's clean file into its place; return bytes and files."""
+    by_day: defaultdict[date, list[Part]] = defaultdict(list)
+    for outcome in outcomes:
+        for part in outcome.parts:
+            by_day[part.day].append(part)
+    to_merge, sizes = [], []
+    for day, parts in sorted(by_day.items()):
+        if len(parts) > 1 or parts[0].file in repeats:
+            to_merge.append((day, tuple(parts)))
+        else:
+            path = parts[0].path.rename(day_path(places.out, day))
+            sizes.append(path.stat().st_size)
+    sizes += steps.map(partial(_merge, places, frozenset(repeats)), to_merge)
+    written = [size for size in sizes if size]
+    return sum(written), len(written)
+
+
+def _merge(places: Places, repeating: frozenset[int], job: tuple[date, tuple[Part, ...]]) -> int:
+    """Write a day made of several files' parts, without repeats; return its bytes, 0 if empty."""
+    day, parts = job
+    tables = []
+    for part in parts:
+        table = pq.read_table(part.path)
+        if part.file in repeating:
+            again = np.isin(np.load(part.row_numbers), np.load(places.repeated(part.file)))
+            table = table.filter(pa.array(~again))
+        tables.append(table)
+    rows = pa.concat_tables(tables)
+    if not rows.num_rows:
+        return 0
+    # A part is in the order of its raw rows within a second, and parts are in that of the files.
+    seconds: Ints = rows["event_time"].to_numpy().astype(np.int64) // MICROSECONDS
+    order = np.argsort(seconds, kind="stable")
+    columns = {name: rows[name].to_numpy()[order] for name in rows.column_names}
+    return write_parquet(clean_table(columns, seconds[order]), day_path(places.out, day))
+
+
+def _nothing_left(source: Path, report: CleanReport) -> str:
+    if report.unreadable:
+        name, reason = next(iter(report.unreadable.items()))
+        files = f"{len(report.unreadable)} files cannot be read, such as {name}: {reason}"
+    else:
+        files = "all files can be read"
+    reasons = "; ".join(f"{reason}: {rows} rows" for reason, rows in report.reasons.items())
+    return (
+        f"no transaction is left of the raw files in {source}: {files}; of {report.rows_in} rows "
+        f"{report.rows_quarantined} failed ({reasons or 'there were none'})"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def _write_parts(
     days = seconds // DAY_SECONDS
     edges = np.append(np.flatnonzero(np.diff(days, prepend=days[0] - 1)), len(days))
     parts = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         rows = kept[start:stop]
         day = datetime.fromtimestamp(int(seconds[start]), UTC).date()
         part = Part(

@@ -18,7 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.data.schema import TRANSACTIONS, day_path, sync_folder, write_parquet
+from pipeline.data.schema import (
+    TRANSACTIONS,
+    day_files,
+    day_of,
+    day_path,
+    sync_folder,
+    write_parquet,
+)
 from pipeline.data.tablepickle import read_table_pickle
 
 COLUMNS = {
@@ -32,6 +39,7 @@ COLUMNS = {
 }
 """Published names and ours. TX_TIME_SECONDS and TX_TIME_DAYS say again what TX_DATETIME says."""
 PICKLE_SUFFIXES = (".pkl", ".pickle")
+DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +100,22 @@ def import_published(
         frauds=frauds,
         bytes_in=sum(path.stat().st_size for path in files),
     )
+
+
+def write_single(folder: Path, file: Path) -> int:
+    """Join imported daily files into one Parquet file as published; return its rows."""
+    days = day_files(folder)
+    midnight = np.datetime64(day_of(days[0]), "s")
+    tables = [_as_published(pq.read_table(path), midnight) for path in days]
+    write_parquet(pa.concat_tables(tables), file)
+    return sum(len(table) for table in tables)
+
+
+def _as_published(table: pa.Table, midnight: np.datetime64) -> pa.Table:
+    table = table.rename_columns(list(COLUMNS))
+    since = (table["TX_DATETIME"].to_numpy() - midnight) // np.timedelta64(1, "s")
+    table = table.append_column("TX_TIME_SECONDS", pa.array(since))
+    return table.append_column("TX_TIME_DAYS", pa.array(since // DAY_SECONDS))
 
 
 def _read_parquet(source: Path) -> pa.Table:

@@ -34,7 +34,7 @@ class RawTable:
 
     @property
     def rows(self) -> int:
-        return self.table.num_rows + len(self.malformed)
+        return len(self.row_numbers) + len(self.malformed)
 
 
 def list_raw_files(folder: Path) -> tuple[list[Path], list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -100,8 +99,3 @@ def sync(path: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the device."""
     sync(folder)
-
-
-def names(fields: Sequence[pa.Field]) -> list[str]:
-    """The names of some fields, in order."""
-    return [field.name for field in fields]

@@ -53,7 +53,7 @@ class TrainingStage:
         from training.loop import TrainingSettings, train
         from training.models.mlp import MlpSettings
 
-        table = DayTable(inputs["training_table"].path)
+        table = DayTable(folder=inputs["training_table"].path)
         device = choose_device(self.device)
         model, settings = MlpSettings(**self.model), TrainingSettings(**self.training)
         summary: dict[str, Any] = {"device": device.name, "folds": {}}

@@ -51,7 +51,7 @@ class ValidationStage:
         from training.protocol import Window, assessed_rows
         from training.slices import evaluate, intervals, slices
 
-        table = DayTable(inputs["training_table"].path)
+        table = DayTable(folder=inputs["training_table"].path)
         assessed, metrics = None, {}
         rows_in = 0
         for number, fold in enumerate(self.folds):

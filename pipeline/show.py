@@ -1,0 +1,162 @@
+"""Tables for people: plans, runs, profiles and what can be measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.console import print_rows
+from pipeline.plan import Plan
+from telemetry.probe import ProbeRow
+from telemetry.profile import Headline, Profile, headlines
+from telemetry.runfolder import RunFolder
+
+ABSENT = "–"
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """What is wrong, else what each stage would do."""
+    for problem in plan.problems:
+        console.print(f"problem: {problem}", highlight=False, markup=False, style="red")
+    for warning in plan.warnings:
+        console.print(f"note: {warning}", highlight=False, markup=False, style="dim")
+    if plan.stages:
+        rows = [(stage.name, stage.action, stage.why) for stage in plan.stages]
+        print_rows(console, f"plan of recipe {plan.recipe.name}", ("stage", "action", "why"), rows)
+
+
+def show_run(console: Console, folder: RunFolder) -> None:
+    """The table of stages, losses, and where the folder is."""
+    record = folder.read()
+    profile = Profile.from_json(json.loads(folder.profile_json.read_text()))
+    lines = headlines(profile, record)
+    columns = ("stage", "time", "CPU", "cores", "peak RSS", "read", "written", "coverage")
+    rows = [_run_row(line) for line in lines]
+    print_rows(console, f"run {record['run_id']}: {record['status']}", columns, rows)
+    for sentence in _gpu_lines(lines):
+        console.print(sentence, highlight=False, markup=False)
+    for loss in record["losses"]:
+        console.print(f"lost: {loss}", highlight=False, markup=False, style="yellow")
+    console.print(f"folder: {folder.path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report: {folder.report_html}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _run_row(line: Headline) -> tuple[str, ...]:
+    if line.seconds is None:
+        what = f"{line.status} {line.reused_from or ''}".strip()
+        return (line.stage, what, *[ABSENT] * 6)
+    failed = "" if line.status == "finished" else f" ({line.status})"
+    return (
+        f"{line.stage}{failed}",
+        f"{line.seconds:.1f} s",
+        _or_absent(line.cpu_s, "{:.1f} s"),
+        _or_absent(line.cores, "{:.2f}"),
+        _size(line.rss_peak_bytes),
+        _size(line.read_bytes),
+        _size(line.write_bytes),
+        _or_absent(line.coverage, "{:.0%}"),
+    )
+
+
+def _gpu_lines(lines: Sequence[Headline]) -> list[str]:
+    """One line where all stages say the same of the GPU, else one for each."""
+    said = {line.stage: line.gpu for line in lines if line.gpu}
+    if len(set(said.values())) == 1:
+        return [f"GPU: {next(iter(said.values()))}"]
+    return [f"GPU in {stage}: {text}" for stage, text in said.items()]
+
+
+def show_runs(console: Console, records: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """One line for each run."""
+    if not records:
+        console.print(f"no runs in {out} yet: start one with stagescope run", highlight=False)
+        return
+    rows = [
+        (
+            record["run_id"],
+            record["name"],
+            record["status"],
+            f"{datetime.fromtimestamp(record['started_ns'] / 1e9, UTC):%Y-%m-%d %H:%M} UTC",
+            _took(record),
+            str(sum(stage["status"] == "finished" for stage in record["stages"])),
+            str(sum(stage["status"] == "reused" for stage in record["stages"])),
+        )
+        for record in records
+    ]
+    columns = ("run", "recipe", "status", "started", "took", "measured", "reused")
+    print_rows(console, "", columns, rows)
+
+
+def _took(record: Mapping[str, Any]) -> str:
+    if record["ended_ns"] is None:
+        return ABSENT
+    return f"{(record['ended_ns'] - record['started_ns']) / 1e9:.0f} s"
+
+
+def show_profile(console: Console, folder: RunFolder, stage: str | None) -> None:
+    """All rows of the profile; raises ValueError for a stage that the run does not have."""
+    record = folder.read()
+    names = [one["name"] for one in record["stages"]]
+    if stage is not None and stage not in names:
+        raise ValueError(f"--stage {stage}: this run has {', '.join(names) or 'no stages'}")
+    profile = Profile.from_json(json.loads(folder.profile_json.read_text()))
+    columns = ("entity", "metric", "unit", "mean", "p50", "p95", "max", "total", "coverage")
+    for name in [stage] if stage else names:
+        rows = [row for row in profile.rows if row.stage == name]
+        measured = [row for row in rows if row.reason is None]
+        figures = [
+            (
+                row.entity,
+                row.metric,
+                f"{row.unit}/s, total {row.unit}" if row.kind == "counter" else row.unit,
+                *map(_figure, (row.mean, row.p50, row.p95, row.max, row.total)),
+                f"{row.coverage:.0%}",
+            )
+            for row in measured
+        ]
+        if figures:
+            print_rows(console, name, columns, figures)
+        reasons: dict[str, list[str]] = {}
+        for row in rows:
+            if row.reason is not None:
+                reasons.setdefault(row.reason, []).append(f"{row.entity} {row.metric}")
+        for reason, what in reasons.items():
+            console.print(f"absent: {reason} ({', '.join(what)})", highlight=False, markup=False)
+
+
+def show_probe(console: Console, rows: Sequence[ProbeRow]) -> None:
+    """What can be measured here with its value now, then the rest by reason."""
+    measured = [
+        (row.entity, row.metric, _figure(row.value), row.unit) for row in rows if row.available
+    ]
+    print_rows(console, "can be measured here", ("entity", "metric", "now", "unit"), measured)
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.available:
+            reasons.setdefault(row.reason or "", []).append(f"{row.entity} {row.metric}")
+    for reason, what in reasons.items():
+        console.print(f"not here: {reason}", highlight=False, markup=False)
+        console.print(f"  {', '.join(what)}", highlight=False, markup=False, style="dim")
+
+
+def _or_absent(value: float | None, form: str) -> str:
+    return ABSENT if value is None else form.format(value)
+
+
+def _figure(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:,.6g}"
+
+
+def _size(value: float | None) -> str:
+    if value is None:
+        return ABSENT
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024 or unit == "TiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError

@@ -1,0 +1,275 @@
+"""What each stage took: samples joined with spans. Pure, and exact about time.
+
+All times are int64 ns. A span is (start, end]; a series becomes stretches of time that do not
+overlap, and a stretch belongs to a span by the share of it that lies in there:
+
+- counter: the stretch between two samples holds their difference; a negative one is dropped;
+- gauge: the stretch from the sample before to this one has this one's value; after a gap, only the
+  last period of it has;
+- window: the stretch that the source chose has its mean; what an earlier one covers is its own.
+
+``docs/profile.md`` says the same to readers of a profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from telemetry.derived import derived_series, sound
+from telemetry.profile import Profile, Row
+from telemetry.runfolder import Span
+from telemetry.samples import Metric
+from telemetry.segments import SampleSet
+from telemetry.series import Points, SeriesIndex
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+GAP_PERIODS = 2.5
+"""Two samples further apart than this many periods have a gap between them."""
+RHYTHM_SAMPLES = 8
+"""With this many samples a series' own middle distance says how often it comes."""
+_NS = 1_000_000_000
+_OWN = ("stage", "app")
+"""``stage:X`` and ``app:X`` belong to stage X alone and are called ``stage`` and ``app`` there."""
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """A series as stretches (start, end] of time, ascending and apart; arrays of length n.
+
+    ``level`` is in the metric's unit, for a counter in unit/s; ``amount`` is what a counter grew
+    by. In a ``gap`` the recorder was away. Stretches below ``short_ns`` have no rate of their own.
+    """
+
+    start_ns: Ints
+    end_ns: Ints
+    level: Floats
+    amount: Floats | None
+    gap: Bools
+    short_ns: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The part of a series that lies in one span.
+
+    ``total``: what a counter grew by, else level × s. ``known_ns``: the time that ``total`` and
+    ``mean`` stand for. ``covered_ns``: the same without gaps that reach over the span's edge.
+    ``levels`` and ``weights_ns``: the distribution.
+    """
+
+    total: float
+    mean: float
+    known_ns: int
+    covered_ns: int
+    levels: Floats
+    weights_ns: Ints
+
+
+def correlate(samples: SampleSet, spans: Sequence[Span]) -> Profile:
+    """Attribute every series to every span, each span by itself: they may touch, nest or overlap.
+
+    A series of ``stage:X`` or ``app:X`` has a row in stage X only; every other series has one in
+    every stage. Where it was absent or does not cover the stage, the row says why. Raises
+    ValueError for two spans of one name.
+    """
+    names = [span.stage for span in spans]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two spans are called {', '.join(twice)}: give each stage its own name")
+    found: list[dict[tuple[str, str], Row]] = [
+        {(row.entity, row.metric): row for row in _absent_rows(samples, span)} for span in spans
+    ]
+    of_trees: dict[str, Metric] = {}
+    for entity, metric, points, period_s in every_series(samples):
+        if entity.startswith("stage:"):
+            of_trees[metric.name] = metric
+        stretches = stretches_of(points, metric, period_s)
+        for span, rows in zip(spans, found, strict=True):
+            here = entity_in(entity, span.stage)
+            if here is not None:
+                row = _row(span, here, metric, points, stretches)
+                known = rows.get((here, metric.name))
+                rows[here, metric.name] = known if known and row.reason else row
+    for span, rows in zip(spans, found, strict=True):
+        for name, metric in of_trees.items():
+            unwatched = _empty(span, "stage", metric, "the stage's processes were not sampled")
+            rows.setdefault(("stage", name), unwatched)
+    return Profile(rows=tuple(rows[key] for rows in found for key in sorted(rows)))
+
+
+def entity_in(entity: str, stage: str) -> str | None:
+    """What an entity is called in a stage; None where it belongs to another stage."""
+    kind, _, owner = entity.partition(":")
+    if kind not in _OWN or not owner:
+        return entity
+    return kind if owner == stage else None
+
+
+def every_series(samples: SampleSet) -> Iterator[tuple[str, Metric, Points, float]]:
+    """Entity, metric, points and period (s) of all series, the derived ones last."""
+    index = SeriesIndex(samples)
+    for entity, name in index.names():
+        yield entity, samples.metrics[name], index.points(entity, name), samples.period_s(entity, name)
+    yield from derived_series(index, samples)
+
+
+def stretches_of(points: Points, metric: Metric, period_s: float) -> Stretches:
+    """Cut a series into stretches. Values that are not finite are no samples; times may repeat."""
+    period_ns = round(period_s * _NS)
+    if metric.kind == "window":
+        return _windows(points, period_ns)
+    ts, values = sound(points)
+    distances = np.diff(ts)
+    middle = len(distances) // 2
+    rhythm_ns = int(np.partition(distances, middle)[middle]) if len(distances) else 0
+    if len(ts) >= RHYTHM_SAMPLES:
+        period_ns = max(period_ns, rhythm_ns)
+    away = distances > GAP_PERIODS * period_ns
+    if metric.kind == "counter":
+        return _differences(ts, values, away, rhythm_ns)
+    back = np.where(away, period_ns, distances)
+    back = np.append(period_ns, back)[: len(ts)]
+    return Stretches(ts - back, ts, values, None, np.zeros(len(ts), bool))
+
+
+def _differences(ts: Ints, values: Floats, away: Bools, rhythm_ns: int) -> Stretches:
+    grown = np.diff(values)
+    kept = grown >= 0
+    start, end, grown = ts[:-1][kept], ts[1:][kept], grown[kept]
+    return Stretches(start, end, grown / ((end - start) / _NS), grown, away[kept], rhythm_ns / 2)
+
+
+def _windows(points: Points, period_ns: int) -> Stretches:
+    kept = np.isfinite(points.values)
+    end, start, values = points.ts_ns[kept], points.start_ns[kept], points.values[kept]
+    start = np.where(start > 0, start, end - period_ns)
+    order = np.lexsort((-values, start, end))
+    end, start, values = end[order], start[order], values[order]
+    start[1:] = np.maximum(start[1:], end[:-1])
+    kept = start < end
+    return Stretches(start[kept], end[kept], values[kept], None, np.zeros(kept.sum(), bool))
+
+
+def share(stretches: Stretches, start_ns: int, end_ns: int) -> Share | None:
+    """The part of a series that lies in (start_ns, end_ns]; None where nothing does."""
+    low = int(np.searchsorted(stretches.end_ns, start_ns, side="right"))
+    high = int(np.searchsorted(stretches.start_ns, end_ns, side="left"))
+    if high <= low or end_ns <= start_ns:
+        return None
+    begin, end = stretches.start_ns[low:high], stretches.end_ns[low:high]
+    inside = np.minimum(end, end_ns) - np.maximum(begin, start_ns)
+    across = stretches.gap[low:high] & (inside < end - begin)
+    known = int(inside.sum())
+    levels, weights = stretches.level[low:high], inside
+    if stretches.amount is None:
+        mean = float(np.sum(levels * (inside / known)))
+        mean = min(max(mean, float(levels.min())), float(levels.max()))
+        total = mean * (known / _NS)
+    else:
+        amounts = stretches.amount[low:high] * (inside / (end - begin))
+        total = float(amounts.sum())
+        mean = total / (known / _NS)
+        levels, weights = _rates(levels, amounts, inside, (end - begin) < stretches.short_ns)
+    return Share(
+        total=total,
+        mean=mean,
+        known_ns=known,
+        covered_ns=known - int(inside[across].sum()),
+        levels=levels,
+        weights_ns=weights,
+    )
+
+
+def _rates(levels: Floats, amounts: Floats, inside: Ints, short: Bools) -> tuple[Floats, Ints]:
+    """Rates and the time they held; a short stretch joins the one before it (the first, the next).
+
+    A sample taken out of turn, at the start or the end of a process, comes a few ms after another;
+    one clock tick of 10 ms between the two would pass for ten busy cores.
+    """
+    if not short.any():
+        return levels, inside
+    firsts = np.flatnonzero(~short)
+    firsts = np.append(0, firsts[1:]) if len(firsts) else np.zeros(1, np.intp)
+    weights = np.add.reduceat(inside, firsts)
+    return np.add.reduceat(amounts, firsts) / (weights / _NS), weights
+
+
+def _row(span: Span, entity: str, metric: Metric, points: Points, stretches: Stretches) -> Row:
+    part = share(stretches, span.start_ns, span.end_ns)
+    if part is None or part.covered_ns == 0:
+        return _empty(span, entity, metric, _why_none(span, metric, points))
+    p50, p95 = quantiles(part.levels, part.weights_ns, ((1, 2), (19, 20)))
+    summed = metric.kind == "counter" or metric.integral_unit is not None
+    return Row(
+        stage=span.stage,
+        entity=entity,
+        metric=metric.name,
+        unit=metric.unit,
+        kind=metric.kind,
+        mean=part.mean,
+        p50=p50,
+        p95=p95,
+        max=float(part.levels.max()),
+        total=part.total if summed else None,
+        coverage=part.covered_ns / (span.end_ns - span.start_ns),
+    )
+
+
+def quantiles(
+    levels: Floats, weights_ns: Ints, shares: Sequence[tuple[int, int]]
+) -> tuple[float, ...]:
+    """For each share n/d the smallest level that was not exceeded for n/d of the time, exactly."""
+    order = np.argsort(levels)
+    passed = np.cumsum(weights_ns[order])
+    whole = int(passed[-1])
+    return tuple(
+        float(levels[order[np.searchsorted(passed, -(-whole * n // d))]]) for n, d in shares
+    )
+
+
+def _empty(span: Span, entity: str, metric: Metric, reason: str) -> Row:
+    return Row(
+        stage=span.stage,
+        entity=entity,
+        metric=metric.name,
+        unit=metric.unit,
+        kind=metric.kind,
+        reason=reason,
+    )
+
+
+def _absent_rows(samples: SampleSet, span: Span) -> Iterator[Row]:
+    for series in samples.absent:
+        here = entity_in(series.entity, span.stage)
+        if here is not None:
+            why = series.reason or "its collector does not say why"
+            yield _empty(span, here, series.metric, why)
+
+
+def _why_none(span: Span, metric: Metric, points: Points) -> str:
+    """Why a series that has samples says nothing of this span."""
+    if span.end_ns <= span.start_ns:
+        return "the stage has no duration"
+    ts = points.ts_ns[np.isfinite(points.values)]
+    if not len(ts):
+        return "every reading of it failed"
+    if metric.kind == "counter" and len(ts) == 1:
+        return "one sample in all: a counter needs two to say what it grew by"
+    if ((ts > span.start_ns) & (ts <= span.end_ns)).any():
+        return "the samples within the stage do not say what happened between them"
+    before, after = ts[ts <= span.start_ns], ts[ts > span.end_ns]
+    sides = []
+    if len(before):
+        sides.append(
+            f"the last one came {(span.start_ns - before.max()) / _NS:.3g} s before it began"
+        )
+    if len(after):
+        sides.append(f"the next one {(after.min() - span.end_ns) / _NS:.3g} s after it ended")
+    return f"no sample within the stage: {', '.join(sides)}"

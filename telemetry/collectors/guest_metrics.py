@@ -1,0 +1,136 @@
+"""The metrics of the guest, in tables: name, unit, kind, meaning, source."""
+
+from __future__ import annotations
+
+from telemetry.samples import Kind, Metric
+
+
+def _metric(name: str, unit: str, kind: Kind, meaning: str, source: str) -> Metric:
+    return Metric(name=name, unit=unit, kind=kind, meaning=meaning, source=source)
+
+
+def _counter(name: str, unit: str, meaning: str, source: str) -> Metric:
+    return _metric(name, unit, "counter", meaning, source)
+
+
+def _gauge(name: str, unit: str, meaning: str, source: str) -> Metric:
+    return _metric(name, unit, "gauge", meaning, source)
+
+
+def _table(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+_MODES = {
+    "user": "in user mode (of processes; on a hypervisor its guests' time is in it)",
+    "nice": "in user mode at low priority",
+    "system": "in the kernel",
+    "idle": "idle with nothing to wait for",
+    "iowait": "idle while a block device was busy for a task of this CPU",
+    "irq": "in interrupts",
+    "softirq": "in soft interrupts",
+    "steal": "taken by the hypervisor while this guest had work",
+}
+CPU = {
+    mode: _counter(
+        f"cpu_{mode}_seconds",
+        "s",
+        f"CPU time {text}; of a process tree: its own and its reaped children's"
+        if mode in {"user", "system"}
+        else f"CPU time {text}",
+        "/proc/stat; /proc/<pid>/stat of trees (ticks of 10 ms)",
+    )
+    for mode, text in _MODES.items()
+}
+MEMORY = _table(
+    _gauge("mem_used_bytes", "B", "memory in use: MemTotal - MemAvailable", "/proc/meminfo"),
+    _gauge("mem_available_bytes", "B", "memory that a new process could get", "/proc/meminfo"),
+    _gauge(
+        "mem_page_cache_bytes", "B", "page cache: Cached + Buffers - Shmem", "/proc/meminfo"
+    ),
+    _gauge("mem_dirty_bytes", "B", "written and not on a device yet", "/proc/meminfo"),
+    _gauge("mem_swap_used_bytes", "B", "swap in use", "/proc/meminfo"),
+)
+PRESSURE = {
+    (what, kind): _counter(
+        f"psi_{what}_{kind}_seconds",
+        "s",
+        f"time in which {who} waited for {what}",
+        f"/proc/pressure/{what}",
+    )
+    for what in ("cpu", "memory", "io")
+    for kind, who in (("some", "some task"), ("full", "every task that had work"))
+}
+MACHINE_OTHER = _table(
+    _gauge("cpu_count", "1", "CPUs that this machine has online", "sysconf"),
+    _gauge("fs_used_bytes", "B", "used on the file system of the runs", "statvfs"),
+)
+_DISKSTATS = "/proc/diskstats, whole disks"
+DISK = _table(
+    _counter("disk_read_ops", "1", "reads that the device completed", _DISKSTATS),
+    _counter("disk_read_bytes", "B", "bytes read from the device", _DISKSTATS),
+    _counter("disk_read_wait_seconds", "s", "time that reads took, summed", _DISKSTATS),
+    _counter("disk_write_ops", "1", "writes that the device completed", _DISKSTATS),
+    _counter("disk_write_bytes", "B", "bytes written to the device", _DISKSTATS),
+    _counter("disk_write_wait_seconds", "s", "time that writes took, summed", _DISKSTATS),
+    _counter("disk_busy_seconds", "s", "time with a request in flight", _DISKSTATS),
+)
+_NET_DEV = "/proc/net/dev"
+NET = _table(
+    _counter("net_rx_bytes", "B", "bytes received", _NET_DEV),
+    _counter("net_rx_packets", "1", "packets received", _NET_DEV),
+    _counter("net_tx_bytes", "B", "bytes sent", _NET_DEV),
+    _counter("net_tx_packets", "1", "packets sent", _NET_DEV),
+)
+_PID_STAT, _PID_IO = "/proc/<pid>/stat, summed over the tree", "/proc/<pid>/io, summed over the tree"
+_USAGE = (
+    CPU["user"],
+    CPU["system"],
+    _counter("page_faults_minor", "1", "page faults without storage", _PID_STAT),
+    _counter("page_faults_major", "1", "page faults that waited for storage", _PID_STAT),
+    _counter("io_read_calls_bytes", "B", "bytes read through system calls (rchar)", _PID_IO),
+    _counter("io_write_calls_bytes", "B", "bytes written through system calls (wchar)", _PID_IO),
+    _counter("io_read_bytes", "B", "bytes that storage had to deliver (read_bytes)", _PID_IO),
+    _counter("io_write_bytes", "B", "bytes made dirty for storage (write_bytes)", _PID_IO),
+    _counter(
+        "io_cancelled_write_bytes", "B", "made dirty and dropped before they were written", _PID_IO
+    ),
+)
+PROCESSES = _table(*_USAGE, _gauge("process_count", "1", "processes", "/proc"))
+TREE = _table(
+    *_USAGE,
+    _gauge("process_count", "1", "processes", "/proc"),
+    _gauge("thread_count", "1", "threads", _PID_STAT),
+    _gauge("mem_rss_bytes", "B", "resident memory, summed; shared pages count in each", _PID_STAT),
+)
+TREE_SLOW = _table(
+    _gauge(
+        "mem_peak_rss_bytes",
+        "B",
+        "each living process's own peak, summed: no moment need have had it all",
+        "/proc/<pid>/status VmHWM",
+    ),
+    _gauge("mem_swap_bytes", "B", "swapped out", "/proc/<pid>/status VmSwap"),
+)
+_OWN_CGROUP = "needs a control group of its own for each stage"
+NOT_PER_TREE = (
+    (
+        _gauge("mem_tree_page_cache_bytes", "B", "page cache charged to a stage", "memory cgroup"),
+        f"the kernel charges page cache to control groups, not processes; {_OWN_CGROUP}",
+    ),
+    (
+        _counter("net_tree_bytes", "B", "network bytes of a stage", "network namespace"),
+        "the kernel counts network bytes by interface, not process; needs a namespace per stage",
+    ),
+)
+METRICS = (
+    *CPU.values(),
+    *MEMORY.values(),
+    *PRESSURE.values(),
+    *MACHINE_OTHER.values(),
+    *DISK.values(),
+    *NET.values(),
+    *(metric for metric in TREE.values() if metric not in CPU.values()),
+    *TREE_SLOW.values(),
+    *(metric for metric, _ in NOT_PER_TREE),
+)

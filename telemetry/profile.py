@@ -1,0 +1,298 @@
+"""The profile of a run: a row per stage, entity and metric, as Parquet, as JSON and in headlines.
+
+How a number comes about is in ``docs/profile.md``; the JSON's schema is ``docs/profile.schema.json``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from telemetry.samples import Kind
+
+SCHEMA = "stagescope.profile/1"
+DATA = "data"
+"""Entity of what a stage itself says of its inputs and outputs, for the stage as a whole."""
+SUMMARY_LIMIT = 60
+"""Summary figures of a stage at the most: what a tracking server's table can show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one metric of one entity was in one stage; null where absent, and ``reason`` says why.
+
+    A counter's ``mean``, ``p50``, ``p95`` and ``max`` are rates in unit/s and its ``total`` is in
+    unit; other kinds have levels in unit, and a ``total`` only where their time integral has a
+    meaning (W gives J). ``coverage`` is the share of the stage that samples cover, 0 to 1.
+    """
+
+    stage: str
+    entity: str
+    metric: str
+    unit: str
+    kind: Kind
+    mean: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    max: float | None = None
+    total: float | None = None
+    coverage: float = 0.0
+    reason: str | None = None
+
+
+_TABLE = pa.schema(
+    [
+        *(pa.field(name, pa.string(), False) for name in ("stage", "entity", "metric", "unit")),
+        pa.field("kind", pa.string(), False),
+        *(pa.field(name, pa.float64()) for name in ("mean", "p50", "p95", "max", "total")),
+        pa.field("coverage", pa.float64(), False),
+        pa.field("reason", pa.string()),
+    ]
+)
+_RUN = ("run_id", "name", "status", "started_ns", "ended_ns", "host", "seed", "clock", "losses")
+_STAGE = ("name", "status", "start_ns", "end_ns", "reused_from", "reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """All rows of a run's measured stages, and the run's ledger."""
+
+    rows: tuple[Row, ...]
+    ledger: tuple[Mapping[str, Any], ...] = field(default=())
+
+    @cached_property
+    def _found(self) -> dict[tuple[str, str, str], Row]:
+        return {(row.stage, row.entity, row.metric): row for row in self.rows}
+
+    def find(self, stage: str, entity: str, metric: str) -> Row | None:
+        """The row of one series in one stage; None where the run has no such series."""
+        return self._found.get((stage, entity, metric))
+
+    def of(self, stage: str) -> list[Row]:
+        """The rows of a stage; none for one that was not measured in this run."""
+        return [row for row in self.rows if row.stage == stage]
+
+    def to_table(self) -> pa.Table:
+        """The rows as a table: strings and float64, null where absent."""
+        return pa.Table.from_pylist([asdict(row) for row in self.rows], schema=_TABLE)
+
+    def to_json(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """``profile.json``: all stages of ``run`` in its order, without metrics where unmeasured."""
+        metrics: dict[str, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            fields = asdict(row)
+            metrics.setdefault(fields.pop("stage"), []).append(fields)
+        return {
+            "schema": SCHEMA,
+            "run": {name: run.get(name) for name in _RUN},
+            "environment": run.get("environment") or {},
+            "stages": [
+                {name: stage.get(name) for name in _STAGE}
+                | {"metrics": metrics.get(stage["name"], [])}
+                for stage in run["stages"]
+            ],
+            "ledger": [dict(entry) for entry in self.ledger],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Profile:
+        """Read ``profile.json``. Raises ValueError for a schema that this version does not know."""
+        if document.get("schema") != SCHEMA:
+            raise ValueError(
+                f"the profile has schema {document.get('schema')!r}; this version of stagescope "
+                f"reads {SCHEMA!r}: make it anew with stagescope report RUN"
+            )
+        return cls(
+            rows=tuple(
+                Row(stage=stage["name"], **row)
+                for stage in document["stages"]
+                for row in stage["metrics"]
+            ),
+            ledger=tuple(document["ledger"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """A field of a stage's entry in ``run.json`` that becomes a row of entity ``data``."""
+
+    metric: str
+    unit: str
+    what: str
+
+
+_TOLD = (
+    _Told(metric="bytes_in", unit="B", what="how many bytes it read"),
+    _Told(metric="bytes_out", unit="B", what="how many bytes it wrote"),
+    _Told(metric="rows_in", unit="rows", what="how many rows it read"),
+    _Told(metric="rows_out", unit="rows", what="how many rows it wrote"),
+)
+
+
+def data_rows(run: Mapping[str, Any]) -> Iterator[Row]:
+    """What the measured stages say of their data: bytes and rows in and out, and growth.
+
+    The figures stand for the whole stage: they have a rate (mean) and a total, but no p50, p95 and
+    max. ``growth_ratio`` is a stage's bytes out over those of the run's first stage.
+    """
+    for stage in run["stages"]:
+        if stage.get("end_ns") is None or stage.get("start_ns") is None:
+            continue
+        seconds = (stage["end_ns"] - stage["start_ns"]) / 1e9
+        for told in _TOLD:
+            row = Row(
+                stage=stage["name"], entity=DATA, metric=told.metric, unit=told.unit, kind="counter"
+            )
+            value = stage.get(told.metric)
+            if value is None or seconds <= 0:
+                yield replace(row, reason=f"the stage does not say {told.what}")
+            else:
+                yield replace(row, mean=value / seconds, total=float(value), coverage=1.0)
+        yield _growth(stage, run["stages"][0])
+
+
+def _growth(stage: Mapping[str, Any], first: Mapping[str, Any]) -> Row:
+    row = Row(stage=stage["name"], entity=DATA, metric="growth_ratio", unit="ratio", kind="gauge")
+    for one in (stage, first):
+        if one.get("bytes_out") is None:
+            return replace(row, reason=f"{one['name']} does not say how many bytes it wrote")
+    if not first["bytes_out"]:
+        return replace(row, reason=f"{first['name']}, the first stage, wrote nothing")
+    return replace(row, mean=stage["bytes_out"] / first["bytes_out"], coverage=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """What the table of stages says of one stage; None where it was not measured."""
+
+    stage: str
+    status: str
+    seconds: float | None
+    cpu_s: float | None
+    cores: float | None
+    rss_peak_bytes: float | None
+    read_bytes: float | None
+    write_bytes: float | None
+    gpu: str
+    coverage: float | None
+    reused_from: str | None
+    reason: str | None
+
+
+def headlines(profile: Profile, run: Mapping[str, Any]) -> list[Headline]:
+    """A line for each stage of the run, also for those that were not measured in it."""
+    return [_headline(profile, stage) for stage in run["stages"]]
+
+
+def _headline(profile: Profile, stage: Mapping[str, Any]) -> Headline:
+    name = stage["name"]
+    measured = stage.get("end_ns") is not None and stage.get("start_ns") is not None
+
+    def figure(metric: str, figure: str = "total") -> float | None:
+        row = profile.find(name, "stage", metric)
+        value: float | None = getattr(row, figure) if row and row.reason is None else None
+        return value
+
+    return Headline(
+        stage=name,
+        status=stage["status"],
+        seconds=(stage["end_ns"] - stage["start_ns"]) / 1e9 if measured else None,
+        cpu_s=figure("cpu_busy_seconds"),
+        cores=figure("cpu_busy_seconds", "mean"),
+        rss_peak_bytes=figure("mem_rss_bytes", "max"),
+        read_bytes=figure("io_read_bytes"),
+        write_bytes=figure("io_write_bytes"),
+        gpu=_gpu(profile, name) if measured else "",
+        coverage=figure("cpu_busy_seconds", "coverage"),
+        reused_from=stage.get("reused_from"),
+        reason=stage.get("reason"),
+    )
+
+
+def _gpu(profile: Profile, stage: str) -> str:
+    """Utilization and energy of each GPU, or why there is none."""
+    rows = [row for row in profile.of(stage) if row.entity.partition(":")[0] == "gpu"]
+    parts = []
+    for entity in sorted({row.entity for row in rows if row.reason is None}):
+        busy = profile.find(stage, entity, "gpu_util_percent")
+        energy = profile.find(stage, entity, "energy_j")
+        said = [f"{busy.mean:.0f} % busy"] if busy and busy.mean is not None else []
+        said += [f"{energy.total:,.0f} J"] if energy and energy.total is not None else []
+        if said:
+            parts.append(f"{entity}: {', '.join(said)}")
+    if parts:
+        return "; ".join(parts)
+    return next((row.reason for row in rows if row.reason), "not recorded")
+
+
+Figure = Literal["mean", "p50", "p95", "max", "total", "coverage"]
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """A summary figure: its name and where it is from; the entity's group fills the braces."""
+
+    name: str
+    entity: str
+    metric: str
+    figure: Figure
+
+
+_DISK, _NET, _GPU = r"disk:(.+)", r"net:(?!lo$)(.+)", r"gpu:(\d+)"
+_SUMMARY = (
+    _Summary("stage/cpu_seconds", "stage", "cpu_busy_seconds", "total"),
+    _Summary("stage/cpu_cores_mean", "stage", "cpu_busy_seconds", "mean"),
+    _Summary("stage/cpu_cores_p95", "stage", "cpu_busy_seconds", "p95"),
+    _Summary("stage/cpu_system_seconds", "stage", "cpu_system_seconds", "total"),
+    _Summary("stage/mem_rss_mean_bytes", "stage", "mem_rss_bytes", "mean"),
+    _Summary("stage/mem_rss_max_bytes", "stage", "mem_rss_bytes", "max"),
+    _Summary("stage/io_read_bytes", "stage", "io_read_bytes", "total"),
+    _Summary("stage/io_write_bytes", "stage", "io_write_bytes", "total"),
+    _Summary("stage/coverage", "stage", "cpu_busy_seconds", "coverage"),
+    _Summary("data/bytes_in", DATA, "bytes_in", "total"),
+    _Summary("data/bytes_out", DATA, "bytes_out", "total"),
+    _Summary("data/rows_out", DATA, "rows_out", "total"),
+    _Summary("data/rows_out_per_s", DATA, "rows_out", "mean"),
+    _Summary("data/growth_ratio", DATA, "growth_ratio", "mean"),
+    _Summary("guest/cpu_seconds", "machine", "cpu_busy_seconds", "total"),
+    _Summary("guest/cpu_busy_mean_percent", "machine", "cpu_busy_percent", "mean"),
+    _Summary("guest/cpu_busy_p95_percent", "machine", "cpu_busy_percent", "p95"),
+    _Summary("guest/cpu_iowait_seconds", "machine", "cpu_iowait_seconds", "total"),
+    _Summary("guest/cpu_steal_seconds", "machine", "cpu_steal_seconds", "total"),
+    _Summary("guest/mem_used_max_bytes", "machine", "mem_used_bytes", "max"),
+    _Summary("guest/psi_cpu_some_seconds", "machine", "psi_cpu_some_seconds", "total"),
+    _Summary("guest/psi_memory_full_seconds", "machine", "psi_memory_full_seconds", "total"),
+    _Summary("guest/psi_io_full_seconds", "machine", "psi_io_full_seconds", "total"),
+    _Summary("gpu/{}_util_percent", _GPU, "gpu_util_percent", "mean"),
+    _Summary("gpu/{}_mem_used_max_bytes", _GPU, "gpu_mem_used_bytes", "max"),
+    _Summary("gpu/{}_power_mean_w", _GPU, "power_instant_w", "mean"),
+    _Summary("gpu/{}_energy_j", _GPU, "energy_j", "total"),
+    _Summary("gpu/{}_energy_from_power_j", _GPU, "power_instant_w", "total"),
+    _Summary("guest/{}_read_bytes", _DISK, "disk_read_bytes", "total"),
+    _Summary("guest/{}_read_p95_bytes_per_s", _DISK, "disk_read_bytes", "p95"),
+    _Summary("guest/{}_write_bytes", _DISK, "disk_write_bytes", "total"),
+    _Summary("guest/{}_write_p95_bytes_per_s", _DISK, "disk_write_bytes", "p95"),
+    _Summary("guest/{}_rx_bytes", _NET, "net_rx_bytes", "total"),
+    _Summary("guest/{}_tx_bytes", _NET, "net_tx_bytes", "total"),
+)
+"""In order of importance: of a machine with very many devices the last figures are left out."""
+
+
+def summary(profile: Profile, stage: str) -> dict[str, float]:
+    """At most ``SUMMARY_LIMIT`` figures of a stage, named for a tracking server; none is a guess."""
+    figures = dict(_figures(profile.of(stage)))
+    return dict(list(figures.items())[:SUMMARY_LIMIT])
+
+
+def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
+    for one in _SUMMARY:
+        for row in rows:
+            match = re.fullmatch(one.entity, row.entity)
+            value = getattr(row, one.figure)
+            if match and row.metric == one.metric and row.reason is None and value is not None:
+                yield re.sub(r"[^\w./ -]", "_", one.name.format(*match.groups())), value

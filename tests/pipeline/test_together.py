@@ -1,0 +1,52 @@
+"""Two runs at once in one folder, and a disk that is full."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from telemetry.runfolder import list_runs
+from tests.pipeline.small import STAGES, environment, run_command, statuses
+
+
+def test_two_runs_at_once_share_the_work(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    both = [
+        subprocess.Popen(
+            run_command(out),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
+    records = [folder.read() for folder in list_runs(out)]
+    assert [record["status"] for record in records] == ["finished", "finished"]
+    for name in STAGES[:4]:
+        told = sorted(statuses(record)[name] for record in records)
+        assert told == ["finished", "reused"], name
+    for folder in list_runs(out):
+        assert folder.profile_json.is_file()
+        assert folder.report_html.is_file()
+
+
+def test_a_full_disk_ends_with_a_sentence(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    inner = " ".join(f"'{part}'" for part in run_command(disk / "runs"))
+    script = f"mount -t tmpfs -o size=3m none '{disk}' && {inner}; code=$?; ls '{disk}/runs'; exit $code"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=300,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert "no space left on the disk" in said
+    assert "--out" in said
+    assert "Traceback" not in said
