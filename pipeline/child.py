@@ -98,9 +98,7 @@ def _run(order: Mapping[str, Any], report: _Report) -> Manifest:
         missing = [output for output in stage.outputs if not (made / output).is_dir()]
         assert not missing, f"stage {name} left no {missing}"
         with handle.phase("publish"):
-            return store.publish(
-                stage=name, key=key, run_id=run_id, made=made, result=vars(result)
-            )
+            return store.publish(stage=name, key=key, run_id=run_id, made=made, result=vars(result))
     finally:
         handle.close()
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
+
+from pipeline.console import make_console
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -90,7 +91,7 @@ def plan(recipe: str, overrides: tuple[str, ...], out: Path, as_json: bool) -> N
     else:
         from pipeline.show import show_plan
 
-        show_plan(Console(), planned)
+        show_plan(make_console(), planned)
     if planned.problems:
         sys.exit(USAGE)
 
@@ -102,7 +103,7 @@ def plan(recipe: str, overrides: tuple[str, ...], out: Path, as_json: bool) -> N
 @click.option("--fresh", is_flag=True, help="Measure every stage anew; reuse nothing.")
 @click.option("--force", multiple=True, metavar="STAGE", help="Run this stage even if unchanged.")
 @json_option
-def run(
+def run(  # noqa: PLR0917 - click passes them by name
     recipe: str,
     overrides: tuple[str, ...],
     out: Path,
@@ -128,7 +129,7 @@ def run(
     planned = make_plan(checked, out)
     if planned.problems:
         raise ValueError(planned.sentence())
-    console = Console(stderr=as_json)
+    console = make_console(stderr=as_json)
     for warning in planned.warnings:
         console.print(f"note: {warning}", highlight=False, markup=False, style="dim")
     folder = Run(
@@ -166,7 +167,7 @@ def record(
     from pipeline.recording import record_stage
     from pipeline.show import show_run
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     folder, code = record_stage(name, list(command), out, overrides, note=console.print)
     if as_json:
         click.echo(folder.profile_json.read_text(), err=True)
@@ -220,7 +221,7 @@ def runs_list(out: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(records, indent=1))
     else:
-        show_runs(Console(), records, out)
+        show_runs(make_console(), records, out)
 
 
 @runs.command("prune", epilog="Example: stagescope runs prune --keep 5")
@@ -255,7 +256,7 @@ def profile(run: str, stage: str | None, out: Path, as_json: bool) -> None:
     if as_json:
         click.echo(folder.profile_json.read_text())
     else:
-        show_profile(Console(), folder, stage)
+        show_profile(make_console(), folder, stage)
 
 
 @main.command(epilog="Example: stagescope report latest")
@@ -275,7 +276,7 @@ def data() -> None:
     """Make or import raw transactions."""
 
 
-@data.command("generate", epilog="Example: stagescope data generate raw/ --customers 5000 --days 80")
+@data.command("generate", epilog="Example: stagescope data generate raw/ --customers 500 --days 80")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--customers", type=click.IntRange(min=1), default=5_000, show_default=True)
 @click.option("--terminals", type=click.IntRange(min=1), default=10_000, show_default=True)
@@ -289,7 +290,7 @@ def data_generate(folder: Path, workers: int, **spec: Any) -> None:
     from pipeline.data_commands import generate_into
 
     _must_be_empty(folder)
-    with WorkProgress(Console(stderr=True), "generate") as progress:
+    with WorkProgress(make_console(stderr=True), "generate") as progress:
         said = generate_into(folder, workers=workers, progress=progress, **spec)
     click.echo(said)
 
@@ -304,7 +305,7 @@ def data_import(source: Path, folder: Path, single: bool) -> None:
     from pipeline.data_commands import import_into
 
     _must_be_empty(folder)
-    with WorkProgress(Console(stderr=True), "import") as progress:
+    with WorkProgress(make_console(stderr=True), "import") as progress:
         said = import_into(source, folder, single=single, progress=progress)
     click.echo(said)
 
@@ -333,14 +334,21 @@ def telemetry() -> None:
 @json_option
 def probe(as_json: bool) -> None:
     """Say what can be measured on this machine, and why the rest cannot."""
+    from dataclasses import asdict
+
     from pipeline.show import show_probe
+    from telemetry.clock import Clock, measure_offset_ns
+    from telemetry.collectors import COLLECTORS
     from telemetry.probe import probe as look
 
-    rows = look()
+    collectors = [
+        make(Clock(offset_ns=measure_offset_ns()), 0.1, None) for make in COLLECTORS.values()
+    ]
+    rows = look(collectors)
     if as_json:
-        click.echo(json.dumps([row.to_json() for row in rows], indent=1))
+        click.echo(json.dumps([asdict(row) for row in rows], indent=1))
     else:
-        show_probe(Console(), rows)
+        show_probe(make_console(), rows)
 
 
 @main.command(epilog='Example: eval "$(stagescope completion bash)"')

@@ -21,6 +21,12 @@ from rich.table import Table
 _PLAIN_EVERY_S = 10.0
 
 
+def make_console(*, stderr: bool = False) -> Console:
+    """A console; where there is no terminal, lines are long enough for every table."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=160)
+
+
 class RunListener:
     """Shows a run: a progress bar with rate and time left on a terminal, plain lines elsewhere."""
 
@@ -99,7 +105,9 @@ class WorkProgress:
         self._listener.stage_progress(self._name, done, total)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._listener.stage_ended({"name": self._name, "status": "done" if kind is None else "failed"})
+        self._listener.stage_ended(
+            {"name": self._name, "status": "done" if kind is None else "failed"}
+        )
 
 
 def print_rows(

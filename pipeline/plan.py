@@ -1,4 +1,4 @@
-"""Everything that can be known about a run before it starts: problems, and what each stage will do."""
+"""What can be known about a run before it starts: problems, and what each stage will do."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _warnings(recipe: Recipe) -> Iterator[str]:
         )
     uri = recipe.tracking.uri
     if uri.startswith(("http://", "https://")) and not _answers(uri):
-        yield f"tracking.uri: {uri} does not answer; the run goes on, send later with stagescope sync"
+        yield f"tracking.uri: {uri} does not answer; send later with stagescope sync"
 
 
 def _stages(recipe: Recipe, store: Store) -> list[PlannedStage]:

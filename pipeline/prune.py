@@ -12,7 +12,7 @@ from telemetry.runfolder import LATEST, list_runs, point_latest_at
 
 
 def prune(out: Path, keep: int) -> tuple[int, int]:
-    """Delete all but the last ``keep`` ended runs; returns how many, and the bytes of outputs freed.
+    """Delete all but the last ``keep`` ended runs; returns how many, and the bytes freed.
 
     A run that is going on is never deleted, and neither is an output that a kept run made or used.
     """

@@ -118,9 +118,9 @@ class Model(_Section):
     learning_rate: float = Field(4e-3, gt=0, description="of a step")
     weight_decay: float = Field(1e-4, ge=0, description="of a step")
     average_decay: float = Field(
-        0.99, ge=0, lt=1, description="share of the running average of weights that a step keeps"
+        0.99, ge=0, lt=1, description="share of the weights' running average that a step keeps"
     )
-    patience: Count = Field(3, description="epochs without gain on the hold-out that end the search")
+    patience: Count = Field(3, description="epochs without gain on the hold-out that end it")
     holdout_share: float = Field(
         0.15, gt=0, lt=1, description="last share of the training rows, by time, kept for stopping"
     )

@@ -1,4 +1,4 @@
-"""The reference pages that are written from the code: ``python -m pipeline.reference`` renews them."""
+"""Reference pages written from the code: ``python -m pipeline.reference`` renews them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def recipe_page() -> str:
     lines = [
         "# The recipe",
         "",
-        "A recipe is one TOML file that says a whole run. `stagescope plan RECIPE` reads it and says",
-        "everything that is wrong with it at once; `--set section.key=value` overrides one key.",
+        "A recipe is one TOML file that says a whole run. `stagescope plan RECIPE` says everything",
+        "that is wrong with it at once; `--set section.key=value` overrides one key.",
         "Secrets never stand in it: a key that ends in `_env` names an environment variable.",
         "`default` and `handbook` come with StageScope (`pipeline/recipes/`).",
         "",
@@ -67,8 +67,8 @@ def metrics_page() -> str:
         "",
         "What each collector can deliver. What a machine does not have is in the profile with a",
         "reason in place of a number; `stagescope telemetry probe` says it for this machine.",
-        "A *gauge* is a level, a *counter* only grows and is differenced, a *window* is a mean over",
-        "a time that its source chose. docs/profile.md says how a stage's numbers come about.",
+        "A *gauge* is a level, a *counter* only grows and is differenced, a *window* is a mean",
+        "over a time that its source chose. docs/profile.md says how a stage's numbers come about.",
         "",
     ]
     for collector, metrics in metric_tables().items():

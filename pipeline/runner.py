@@ -1,4 +1,4 @@
-"""Runs a recipe: the stages in their order, each in its own process, with the recorder beside them."""
+"""Runs a recipe: its stages in order, each in its own process, with the recorder beside them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from pipeline.stage import Stage
 from pipeline.stages import build_stages
 from pipeline.tracking import Champion, Tracking, TrackingAway
 from telemetry.clock import Clock, measure_offset_ns
-from telemetry.environment import environment
 from telemetry.finish import finish
 from telemetry.recording import Recording
-from telemetry.runfolder import RUN_SCHEMA, RunFolder, new_run_id, point_latest_at
+from telemetry.runfolder import RunFolder, new_run_id, point_latest_at
+from telemetry.session import new_record
 from telemetry.settings import TelemetrySettings
 
 STORE = ".stagescope"
@@ -51,7 +51,7 @@ class StageFailed(Exception):  # noqa: N818 - it is an outcome
 
 @dataclass(kw_only=True)
 class Run:
-    """One run of a recipe in the making. ``execute`` does it all and returns the finished record."""
+    """One run of a recipe in the making; ``execute`` does it all."""
 
     recipe: Recipe
     out: Path
@@ -63,10 +63,12 @@ class Run:
     record: dict[str, Any] = field(init=False)
     clock: Clock = field(init=False)
     _artifacts: dict[str, Artifact] = field(init=False, default_factory=dict)
+    _champion: Champion | None = field(init=False, default=None)
     _serve: str | None = field(init=False, default=None)
+    """Why there is nothing to serve, if so."""
 
     def execute(self) -> RunFolder:
-        """Run all stages. Raises KeyboardInterrupt after cleaning up; a failed stage is a status."""
+        """Run all stages. KeyboardInterrupt comes after cleaning up; a failed stage is a status."""
         adopt_orphans()
         self.out.mkdir(parents=True, exist_ok=True)
         self.store = Store(self.out.resolve() / STORE)
@@ -93,22 +95,13 @@ class Run:
         self.folder = RunFolder(self.out.resolve() / run_id)
         self.folder.samples.mkdir(parents=True)
         (self.folder.path / "logs").mkdir()
-        placement = find_placement()
+        record = new_record(run_id, self.recipe.name, self.clock)
+        record["environment"]["packages"] = package_versions()
         self.record = {
-            "schema": RUN_SCHEMA,
-            "run_id": run_id,
-            "name": self.recipe.name,
-            "status": "running",
-            "started_ns": self.clock.now_ns(),
-            "ended_ns": None,
-            "host": placement.host,
-            "clock": {"offset_start_ns": self.clock.offset_ns, "offset_end_ns": None},
-            "environment": {**environment(), "packages": package_versions()},
-            "placement": asdict(placement),
+            **record,
+            "placement": asdict(find_placement()),
             "recipe": self.recipe.model_dump(mode="json"),
             "seed": self.recipe.seed,
-            "stages": [],
-            "losses": [],
         }
         self.folder.write(self.record)
         point_latest_at(self.out, run_id)
@@ -157,7 +150,11 @@ class Run:
         manifest = self.store.find(stage.name, self._key(stage, inputs, known_verdict=True))
         if manifest is not None:
             self._note_stage(
-                stage, status="reused", reused_from=manifest.producer, **_said(manifest)
+                stage,
+                status="reused",
+                reused_from=manifest.producer,
+                inputs=_as_json(inputs),
+                **_said(manifest),
             )
         return manifest
 
@@ -205,7 +202,7 @@ class Run:
                     "key": key,
                     "recipe": self.record["recipe"],
                     "store": str(self.store.root),
-                    "inputs": {name: one.to_json() for name, one in inputs.items()},
+                    "inputs": _as_json(inputs),
                     "samples": str(self.folder.samples),
                     "clock_offset_ns": self.clock.offset_ns,
                     "fresh": self.fresh or stage.name in self.force,
@@ -217,7 +214,13 @@ class Run:
         start_ns = self.clock.now_ns()
         child.start()
         entry = self._note_stage(
-            stage, status="running", start_ns=start_ns, pid=child.pid, key=key, tell=False
+            stage,
+            tell=False,
+            status="running",
+            start_ns=start_ns,
+            pid=child.pid,
+            key=key,
+            inputs=_as_json(inputs),
         )
         recording.watch(stage.name, child.pid)
         try:
@@ -242,7 +245,6 @@ class Run:
         return manifest
 
     def _fetch_champion(self) -> None:
-        self._champion: Champion | None = None
         try:
             self._champion = self.tracking.champion()
         except TrackingAway as away:
@@ -259,7 +261,9 @@ class Run:
         if verdict["promote"]:
             try:
                 promoted = self.tracking.promote(
-                    self.folder, candidate, compared_with=champion and champion.artifact.digest
+                    self.folder,
+                    candidate,
+                    compared_with=None if champion is None else champion.artifact.digest,
                 )
                 self._artifacts["champion"] = promoted.artifact
                 self.listener.note(f"{promoted.name} version {promoted.version} is the champion")
@@ -414,6 +418,10 @@ def _ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
+def _as_json(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    return {name: one.to_json() for name, one in artifacts.items()}
+
+
 def _said(manifest: Manifest) -> dict[str, Any]:
     """What the record keeps of what a stage said: sizes, rows and figures."""
     result = manifest.result
@@ -422,7 +430,7 @@ def _said(manifest: Manifest) -> dict[str, Any]:
         "rows_in": result.get("rows_in"),
         "bytes_out": sum(one.bytes for one in manifest.artifacts.values()),
         "rows_out": sum(result.get("rows", {}).values()) or None,
-        "outputs": {name: one.to_json() for name, one in manifest.artifacts.items()},
+        "outputs": _as_json(manifest.artifacts),
         "summary": result.get("summary", {}),
     }
 

@@ -16,6 +16,8 @@ from pipeline.runner import STORE
 from pipeline.tracking import Champion, Tracking, TrackingAway
 from telemetry.runfolder import RunFolder
 
+_A_TIME_NS = 1_527_811_200_000_000_000  # 2018-06-01, within the reference data
+
 
 def serve_run(
     folder: RunFolder,
@@ -68,7 +70,9 @@ def _online_state(folder: RunFolder) -> Path:
         online = (stage.get("outputs") or {}).get("online")
         if online is not None:
             return Artifact.from_json(online).path
-    raise ValueError(f"run {folder.path.name} has no online features: its serving stage did not run")
+    raise ValueError(
+        f"run {folder.path.name} has no online features: its serving stage did not run"
+    )
 
 
 def _announce(say: Callable[[str], None], host: str, port: int) -> None:
@@ -77,7 +81,12 @@ def _announce(say: Callable[[str], None], host: str, port: int) -> None:
             {"name": "customer_id", "datatype": "INT64", "shape": [1], "data": [1]},
             {"name": "terminal_id", "datatype": "INT64", "shape": [1], "data": [1]},
             {"name": "amount", "datatype": "FP64", "shape": [1], "data": [12.5]},
-            {"name": "event_time", "datatype": "INT64", "shape": [1], "data": [1527811200000000000]},
+            {
+                "name": "event_time",
+                "datatype": "INT64",
+                "shape": [1],
+                "data": [1527811200000000000],
+            },
         ]
     }
     say(f"serving at http://{host}:{port}, Ctrl-C ends it; try it:")

@@ -38,6 +38,12 @@ def show_run(console: Console, folder: RunFolder) -> None:
     columns = ("stage", "time", "CPU", "cores", "peak RSS", "read", "written", "coverage")
     rows = [_run_row(line) for line in lines]
     print_rows(console, f"run {record['run_id']}: {record['status']}", columns, rows)
+    for line in lines:
+        if line.reused_from:
+            said = f"{line.stage}: measured in run {line.reused_from}"
+            console.print(said, highlight=False, markup=False)
+        elif line.reason:
+            console.print(f"{line.stage}: {line.reason}", highlight=False, markup=False)
     for sentence in _gpu_lines(lines):
         console.print(sentence, highlight=False, markup=False)
     for loss in record["losses"]:
@@ -48,8 +54,7 @@ def show_run(console: Console, folder: RunFolder) -> None:
 
 def _run_row(line: Headline) -> tuple[str, ...]:
     if line.seconds is None:
-        what = f"{line.status} {line.reused_from or ''}".strip()
-        return (line.stage, what, *[ABSENT] * 6)
+        return (line.stage, line.status, *[ABSENT] * 6)
     failed = "" if line.status == "finished" else f" ({line.status})"
     return (
         f"{line.stage}{failed}",

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +180,9 @@ class Tracking:
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", timeout)
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-            import mlflow  # noqa: PLC0415 - takes two seconds and a hundred MB
+            import mlflow
 
             logging.getLogger("alembic").setLevel(logging.WARNING)
             logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -244,7 +246,7 @@ class _Sender:
             model = (stage.get("outputs") or {}).get("model")
             if model is not None and model["digest"] == candidate.digest:
                 run = self._state.fields["runs"][stage["name"]]
-                self._once(f"model:{stage['name']}", lambda run=run: self._model(run, candidate))
+                self._once(f"model:{stage['name']}", partial(self._model, run, candidate))
         return str(self._state.fields["models"][candidate.digest])
 
     def _stage(self, parent: str, stage: Mapping[str, Any]) -> None:
@@ -355,25 +357,21 @@ class _Sender:
         samples = read_samples(self._folder.samples)
         for span in self._folder.spans():
             run = self._state.fields["runs"][span.stage]
-            self._once(
-                f"profile:{span.stage}",
-                lambda run=run, span=span: self._metrics(
-                    run, summary(profile, span.stage), span.end_ns
-                ),
-            )
-            self._once(
-                f"series:{span.stage}",
-                lambda run=run, span=span: self._series(run, stage_series(samples, span)),
-            )
+            figures = partial(summary, profile, span.stage)
+            self._once(f"profile:{span.stage}", partial(self._figures, run, figures, span.end_ns))
+            series = partial(stage_series, samples, span)
+            self._once(f"series:{span.stage}", partial(self._series, run, series))
         for path in (
             self._folder.profile_json,
             self._folder.profile_parquet,
             self._folder.report_html,
         ):
             self._once(
-                f"artifact:{path.name}",
-                lambda path=path: self._client.log_artifact(parent, str(path)),
+                f"artifact:{path.name}", partial(self._client.log_artifact, parent, str(path))
             )
+
+    def _figures(self, run: str, figures: Callable[[], Mapping[str, float]], ts_ns: int) -> None:
+        self._metrics(run, figures(), ts_ns)
 
     def _metrics(self, run: str, figures: Mapping[str, float], ts_ns: int) -> None:
         from mlflow.entities import Metric
@@ -381,12 +379,14 @@ class _Sender:
         entities = [Metric(name, value, ts_ns // 1_000_000, 0) for name, value in figures.items()]
         self._log(run, entities)
 
-    def _series(self, run: str, series: Mapping[str, tuple[list[int], list[float]]]) -> None:
+    def _series(
+        self, run: str, series: Callable[[], Mapping[str, tuple[list[int], list[float]]]]
+    ) -> None:
         from mlflow.entities import Metric
 
         entities = [
             Metric(name, value, ts_ns // 1_000_000, step)
-            for name, (times, values) in series.items()
+            for name, (times, values) in series().items()
             for step, (ts_ns, value) in enumerate(zip(times, values, strict=True))
         ]
         self._log(run, entities)

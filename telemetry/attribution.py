@@ -32,11 +32,12 @@ Bools = npt.NDArray[np.bool_]
 
 GAP_PERIODS = 2.5
 """Two samples further apart than this many periods have a gap between them."""
-RHYTHM_SAMPLES = 8
-"""With this many samples a series' own middle distance says how often it comes."""
+SHORT_PERIODS = 0.5
+"""A counter's samples that are closer than this are too close for a rate of their own."""
 _NS = 1_000_000_000
 _OWN = ("stage", "app")
-"""``stage:X`` and ``app:X`` belong to stage X alone and are called ``stage`` and ``app`` there."""
+"""``stage:X`` and ``app:X`` belong to stage X alone and are called ``stage`` and ``app`` there;
+``stage:*`` says something of every stage's processes."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,19 @@ def entity_in(entity: str, stage: str) -> str | None:
     kind, _, owner = entity.partition(":")
     if kind not in _OWN or not owner:
         return entity
-    return kind if owner == stage else None
+    return kind if owner in {stage, "*"} else None
 
 
 def every_series(samples: SampleSet) -> Iterator[tuple[str, Metric, Points, float]]:
     """Entity, metric, points and period (s) of all series, the derived ones last."""
     index = SeriesIndex(samples)
     for entity, name in index.names():
-        yield entity, samples.metrics[name], index.points(entity, name), samples.period_s(entity, name)
+        yield (
+            entity,
+            samples.metrics[name],
+            index.points(entity, name),
+            samples.period_s(entity, name),
+        )
     yield from derived_series(index, samples)
 
 
@@ -127,23 +133,19 @@ def stretches_of(points: Points, metric: Metric, period_s: float) -> Stretches:
         return _windows(points, period_ns)
     ts, values = sound(points)
     distances = np.diff(ts)
-    middle = len(distances) // 2
-    rhythm_ns = int(np.partition(distances, middle)[middle]) if len(distances) else 0
-    if len(ts) >= RHYTHM_SAMPLES:
-        period_ns = max(period_ns, rhythm_ns)
     away = distances > GAP_PERIODS * period_ns
     if metric.kind == "counter":
-        return _differences(ts, values, away, rhythm_ns)
+        return _differences(ts, values, away, SHORT_PERIODS * period_ns)
     back = np.where(away, period_ns, distances)
     back = np.append(period_ns, back)[: len(ts)]
     return Stretches(ts - back, ts, values, None, np.zeros(len(ts), bool))
 
 
-def _differences(ts: Ints, values: Floats, away: Bools, rhythm_ns: int) -> Stretches:
+def _differences(ts: Ints, values: Floats, away: Bools, short_ns: float) -> Stretches:
     grown = np.diff(values)
     kept = grown >= 0
     start, end, grown = ts[:-1][kept], ts[1:][kept], grown[kept]
-    return Stretches(start, end, grown / ((end - start) / _NS), grown, away[kept], rhythm_ns / 2)
+    return Stretches(start, end, grown / ((end - start) / _NS), grown, away[kept], short_ns)
 
 
 def _windows(points: Points, period_ns: int) -> Stretches:
@@ -257,7 +259,7 @@ def _why_none(span: Span, metric: Metric, points: Points) -> str:
     """Why a series that has samples says nothing of this span."""
     if span.end_ns <= span.start_ns:
         return "the stage has no duration"
-    ts = points.ts_ns[np.isfinite(points.values)]
+    ts = np.unique(points.ts_ns[np.isfinite(points.values)])
     if not len(ts):
         return "every reading of it failed"
     if metric.kind == "counter" and len(ts) == 1:

@@ -34,7 +34,7 @@ TREE = ("cpu_user_seconds", "cpu_system_seconds")
 
 @dataclass(frozen=True, kw_only=True)
 class Derived:
-    """The sum of counters; with ``out_of``, the percentage that it grew by of what those grew by."""
+    """The sum of counters, or what it grew by in percent of what ``out_of`` grew by."""
 
     metric: Metric
     entity: str
@@ -90,7 +90,12 @@ def derived_series(
         for entity in sorted({entity for entity, _ in names if re.fullmatch(one.entity, entity)}):
             if all((entity, part) in names for part in needed):
                 points = _made(index, entity, one)
-                yield entity, one.metric, points, max(samples.period_s(entity, part) for part in needed)
+                yield (
+                    entity,
+                    one.metric,
+                    points,
+                    max(samples.period_s(entity, part) for part in needed),
+                )
 
 
 def _made(index: SeriesIndex, entity: str, one: Derived) -> Points:

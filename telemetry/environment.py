@@ -64,8 +64,8 @@ def _cgroup() -> dict[str, Any]:
         cpu = _CGROUP / "cpu" / paths.get("cpu", "/").lstrip("/")
         quota_us = int(_text(cpu / "cpu.cfs_quota_us") or -1)
         period_us = int(_text(cpu / "cpu.cfs_period_us") or 100_000)
-        memory = _CGROUP / "memory" / paths.get("memory", "/").lstrip("/")
-        limit = int(_text(memory / "memory.limit_in_bytes") or 1 << 63)
+        folder = _CGROUP / "memory" / paths.get("memory", "/").lstrip("/")
+        limit = int(_text(folder / "memory.limit_in_bytes") or 1 << 63)
         return {
             "version": 1,
             "cpu_quota_cores": quota_us / period_us if quota_us > 0 else None,
@@ -80,7 +80,7 @@ def _container() -> str | None:
         return "docker"
     if Path("/run/.containerenv").exists():
         return "podman"
-    return os.environ.get("container")
+    return os.environ.get("container")  # noqa: SIM112 - systemd writes it in small letters
 
 
 def _text(path: Path) -> str | None:

@@ -4,95 +4,79 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from telemetry.attribution import Row, correlate
+from telemetry.attribution import correlate
 from telemetry.ledger import close_ledger
-from telemetry.profile import Profile
+from telemetry.profile import Profile, data_rows
 from telemetry.runfolder import RunFolder, write_atomically
 from telemetry.segments import read_samples
 
-DATA = "data"
-"""Entity of a stage's own account: bytes of its inputs and outputs."""
+_SPANS = pa.schema(
+    [
+        pa.field("stage", pa.string(), False),
+        pa.field("kind", pa.string(), False),
+        pa.field("status", pa.string(), False),
+        pa.field("start_ns", pa.int64(), False),
+        pa.field("end_ns", pa.int64()),
+    ]
+)
 
 
 def finish(folder: RunFolder) -> Profile:
     """Write spans.parquet, profile.parquet, profile.json and report.html of an ended run.
 
-    Works for any end: stages without a span are listed without metrics. Each file is replaced in
-    one step; the same folder gives the same bytes.
+    Works for any end, and without samples: a stage without an end is listed with status and reason
+    and has no metrics. Each file is replaced in one step; the same folder gives the same bytes.
+    Raises OSError where a file cannot be written, and what ``RunFolder.read`` raises.
     """
     from telemetry.report import render
 
-    record = folder.read()
+    run = folder.read()
     samples = read_samples(folder.samples)
     spans = folder.spans()
-    rows = [*correlate(samples, spans), *_data_rows(record)]
-    profile = Profile(rows=tuple(rows))
-    fields = profile.to_json(record, close_ledger(samples, spans, record))
-    _write_table(folder.spans_parquet, _spans_table(record))
+    profile = Profile(
+        rows=(*correlate(samples, spans).rows, *data_rows(run)),
+        ledger=tuple(close_ledger(samples, spans, run)),
+    )
+    document = profile.to_json(run)
+    _write_table(folder.spans_parquet, _spans_table(run))
     _write_table(folder.profile_parquet, profile.to_table())
-    write_atomically(folder.profile_json, json.dumps(fields, indent=1, allow_nan=False) + "\n")
-    write_atomically(folder.report_html, render(record, fields, samples))
+    write_atomically(folder.profile_json, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_atomically(folder.report_html, render(run, document, samples))
     return profile
 
 
-def _data_rows(record: Mapping[str, Any]) -> Iterator[Row]:
-    """What each stage read and left, and how that compares with the first stage's output."""
-    raw = next((stage.get("bytes_out") for stage in record["stages"]), None)
-    for stage in record["stages"]:
-        if stage.get("end_ns") is None:
-            continue
-        bytes_in, bytes_out = stage.get("bytes_in"), stage.get("bytes_out")
-        yield _data(stage["name"], "bytes_in", "B", bytes_in, "the stage did not say what it read")
-        yield _data(stage["name"], "bytes_out", "B", bytes_out, "the stage left no outputs")
-        ratio = bytes_out / raw if bytes_out is not None and raw else None
-        yield _data(stage["name"], "growth_ratio", "1", ratio, "no raw data to compare with")
-
-
-def _data(stage: str, metric: str, unit: str, value: float | None, reason: str) -> Row:
-    if value is None:
-        return Row(
-            stage=stage, entity=DATA, metric=metric, unit=unit, kind="gauge", reason=reason
-        )
-    level = None if unit == "B" else float(value)
-    return Row(
-        stage=stage,
-        entity=DATA,
-        metric=metric,
-        unit=unit,
-        kind="counter" if unit == "B" else "gauge",
-        mean=level,
-        max=level,
-        total=float(value) if unit == "B" else None,
-        coverage=1.0,
-    )
-
-
-def _spans_table(record: Mapping[str, Any]) -> pa.Table:
-    names = ("name", "status", "start_ns", "end_ns", "reused_from")
-    schema = pa.schema(
-        [
-            ("stage", pa.string()),
-            ("status", pa.string()),
-            ("start_ns", pa.int64()),
-            ("end_ns", pa.int64()),
-            ("reused_from", pa.string()),
-        ]
-    )
-    rows = [[stage.get(name) for name in names] for stage in record["stages"]]
-    return pa.Table.from_arrays(
-        [pa.array([row[i] for row in rows], field.type) for i, field in enumerate(schema)],
-        schema=schema,
-    )
+def _spans_table(run: Mapping[str, Any]) -> pa.Table:
+    """The stages that were started in this run; those that were killed have no end."""
+    rows = [
+        {
+            "stage": stage["name"],
+            "kind": "stage",
+            "status": stage["status"],
+            "start_ns": stage["start_ns"],
+            "end_ns": stage.get("end_ns"),
+        }
+        for stage in run["stages"]
+        if stage.get("start_ns") is not None
+    ]
+    return pa.Table.from_pylist(rows, schema=_SPANS)
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, scratch)
-    scratch.replace(path)
+    """Write Parquet beside ``path``, sync it and rename it over."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with scratch.open("wb") as file:
+            pq.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

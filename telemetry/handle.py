@@ -1,4 +1,4 @@
-"""What a stage says of itself: time spent in phases and things counted, as counters of ``app:<stage>``."""
+"""What a stage says of itself: time in phases and things counted, as counters of ``app:<stage>``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Handle:
 
     def count(self, metric: str, n: float = 1) -> None:
         """Add ``n`` to the counter ``app_<metric>``."""
-        unit = "B" if metric.endswith("_bytes") else "1"
+        unit = "B" if metric.endswith("_bytes") else "s" if metric.endswith("_seconds") else "1"
         self._add(f"app_{metric}", unit, f"{metric} that the stage counted", n)
 
     def close(self) -> None:

@@ -1,13 +1,13 @@
 """The profile of a run: a row per stage, entity and metric, as Parquet, as JSON and in headlines.
 
-How a number comes about is in ``docs/profile.md``; the JSON's schema is ``docs/profile.schema.json``.
+``docs/profile.md`` says how a number comes about, ``docs/profile.schema.json`` what the JSON holds.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -63,7 +63,7 @@ class Profile:
     """All rows of a run's measured stages, and the run's ledger."""
 
     rows: tuple[Row, ...]
-    ledger: tuple[Mapping[str, Any], ...] = field(default=())
+    ledger: tuple[Mapping[str, Any], ...] = ()
 
     @cached_property
     def _found(self) -> dict[tuple[str, str, str], Row]:
@@ -82,7 +82,7 @@ class Profile:
         return pa.Table.from_pylist([asdict(row) for row in self.rows], schema=_TABLE)
 
     def to_json(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """``profile.json``: all stages of ``run`` in its order, without metrics where unmeasured."""
+        """``profile.json``: all stages of ``run`` in its order; without a span, no metrics."""
         metrics: dict[str, list[dict[str, Any]]] = {}
         for row in self.rows:
             fields = asdict(row)
@@ -284,7 +284,7 @@ _SUMMARY = (
 
 
 def summary(profile: Profile, stage: str) -> dict[str, float]:
-    """At most ``SUMMARY_LIMIT`` figures of a stage, named for a tracking server; none is a guess."""
+    """At most ``SUMMARY_LIMIT`` figures of a stage, named for a tracking server; no absent ones."""
     figures = dict(_figures(profile.of(stage)))
     return dict(list(figures.items())[:SUMMARY_LIMIT])
 

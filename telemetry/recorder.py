@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -132,8 +132,7 @@ class _Worker:
             figures = (float(self.up), self.seconds, float(self.failures), float(self.missed))
             now_ns = self.clock.now_ns()
             rows += [
-                Sample(now_ns, one, value)
-                for one, value in zip(self._health, figures, strict=True)
+                Sample(now_ns, one, value) for one, value in zip(self._health, figures, strict=True)
             ]
         try:
             self.writer.write(rows)
@@ -264,20 +263,11 @@ def _say(answers: TextIO, fields: dict[str, Any]) -> None:
         pass  # the end of stdin is the next thing to be seen
 
 
-def arguments(folder: Path, clock: Clock, settings: TelemetrySettings) -> str:
-    """What ``main`` takes as its only argument."""
-    return json.dumps(
-        {"folder": str(folder), "offset_ns": clock.offset_ns, "settings": asdict(settings)}
-    )
-
-
 def main() -> None:
     # Ctrl-C goes to the whole terminal; the runner ends the recorder when it is through.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     given = json.loads(sys.argv[1])
-    settings = TelemetrySettings(
-        **{**given["settings"], "collectors": tuple(given["settings"]["collectors"])}
-    )
+    settings = TelemetrySettings.from_json(given["settings"])
     recorder = Recorder(Path(given["folder"]), Clock(offset_ns=given["offset_ns"]), settings)
     serve(recorder, sys.stdin, sys.stdout)
 

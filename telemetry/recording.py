@@ -1,19 +1,20 @@
-"""The recorder's life as its starter sees it: started, told what to watch, ended, and replaced if lost."""
+"""The recorder as its starter sees it: started, told what to watch, ended, replaced if lost."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from telemetry.clock import Clock
-from telemetry.recorder import arguments
 from telemetry.settings import TelemetrySettings
 
 OPEN_S = 30.0
@@ -83,13 +84,18 @@ class Recording:
 
     def _start(self) -> None:
         self._buffer = b""
+        given = {
+            "folder": str(self._folder),
+            "offset_ns": self._clock.offset_ns,
+            "settings": asdict(self._settings),
+        }
         try:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
                     "-m",
                     "telemetry.recorder",
-                    arguments(self._folder, self._clock, self._settings),
+                    json.dumps(given),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -172,10 +178,8 @@ class Recording:
             return
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                try:
+                with contextlib.suppress(OSError):  # what was still to be written has no reader
                     pipe.close()
-                except OSError:
-                    pass  # what was still to be written has no reader any more
         try:
             process.wait(ANSWER_S)
         except subprocess.TimeoutExpired:

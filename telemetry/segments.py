@@ -7,6 +7,7 @@ off by a kill or a full disk is passed over by the reader, which never needs mor
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -64,7 +65,7 @@ class SegmentWriter:
         period_s: float,
         slow: Mapping[str, float] | None = None,
     ) -> None:
-        """``slow`` has the periods of what is sampled less often, by metric or ``<entity> <metric>``."""
+        """``slow``: periods of what is sampled less often, by metric or ``<entity> <metric>``."""
         metrics = {one.metric.name: asdict(one.metric) for one in series}
         absent = [
             {"entity": one.entity, "metric": one.metric.name, "reason": one.reason}
@@ -105,10 +106,8 @@ class SegmentWriter:
     def abandon(self) -> None:
         """Give the segment up as it is, after a failed write; the next batch begins a new one."""
         if self._file is not None:
-            try:
+            with contextlib.suppress(OSError):  # its tail is lost, and a reader passes over it
                 self._file.close()
-            except OSError:
-                pass  # its tail is lost either way, and a reader passes over it
             self._file = None
 
     def _open(self) -> None:
@@ -150,7 +149,7 @@ def _coded(known: dict[str, int], names: Iterable[str]) -> pa.DictionaryArray:
 
 
 def read_samples(folder: Path) -> SampleSet:
-    """Read every whole batch of every segment in ``folder``; a folder that is not there is empty."""
+    """Read every whole batch of every segment in ``folder``, which need not exist."""
     tables, metrics, absent, periods = [], {}, {}, {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         schema, batches = _whole_batches(path)
@@ -176,9 +175,7 @@ def read_samples(folder: Path) -> SampleSet:
             periods=periods,
         )
     table = pa.concat_tables(tables).unify_dictionaries()
-    return SampleSet(
-        table=table, metrics=metrics, absent=list(absent.values()), periods=periods
-    )
+    return SampleSet(table=table, metrics=metrics, absent=list(absent.values()), periods=periods)
 
 
 def _whole_batches(path: Path) -> tuple[pa.Schema | None, list[pa.Table]]:
@@ -202,5 +199,3 @@ def _until_torn(reader: Any) -> Iterator[pa.RecordBatch]:
             yield reader.read_next_batch()
         except StopIteration:
             return
-
-

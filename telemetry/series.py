@@ -85,7 +85,7 @@ def _codes(column: Any) -> tuple[list[str], Ints]:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracked:
-    """Series that a tracking server gets: their place there, and what makes a percentage of them."""
+    """Series that a tracking server gets, their place there, and a factor."""
 
     entity: str
     metric: str
@@ -97,15 +97,14 @@ TRACKED = (
     Tracked(entity="machine", metric=r"cpu_(\w+)_seconds", name="guest/cpu_{}_cores"),
     Tracked(entity="machine", metric=r"(mem_\w+_bytes)", name="guest/{}"),
     Tracked(entity="machine", metric=r"psi_(\w+)_seconds", name="guest/psi_{}_percent", scale=100),
-    Tracked(entity=r"disk:(.+)", metric=r"(disk_(?:read|write|written)_bytes)", name="guest/{}_{}_per_s"),
+    Tracked(entity=r"disk:(.+)", metric=r"(disk_(?:read|write)_bytes)", name="guest/{}_{}_per_s"),
     Tracked(entity=r"net:(.+)", metric=r"(net_[rt]x_bytes)", name="guest/{}_{}_per_s"),
-    Tracked(entity=r"stage:STAGE", metric=r"cpu_(\w+)_seconds", name="stage/cpu_{}_cores"),
-    Tracked(entity=r"stage:STAGE", metric=r"(mem_rss_bytes|processes|threads)", name="stage/{}"),
-    Tracked(entity=r"stage:STAGE", metric=r"((?:read|write)_bytes)", name="stage/{}_per_s"),
-    Tracked(entity=r"gpu:(.+)", metric=r"(gpu_util_percent|gpu_mem_util_percent)", name="gpu/{}_{}"),
-    Tracked(entity=r"gpu:(.+)", metric=r"(gpu_mem_used_bytes|power_\w+_w)", name="gpu/{}_{}"),
-    Tracked(entity=r"gpu:(.+)", metric=r"(temperature_c|clock_\w+_mhz)", name="gpu/{}_{}"),
-    Tracked(entity=r"vm:(.+)", metric=r"(.+)", name="vcenter/{}_{}"),
+    Tracked(entity="stage:STAGE", metric=r"cpu_(\w+)_seconds", name="stage/cpu_{}_cores"),
+    Tracked(entity="stage:STAGE", metric="(mem_rss_bytes|process_count)", name="stage/{}"),
+    Tracked(entity="stage:STAGE", metric="(io_(?:read|write)_bytes)", name="stage/{}_per_s"),
+    Tracked(entity="gpu:(.+)", metric="(gpu_(?:mem_)?util_percent)", name="gpu/{}_{}"),
+    Tracked(entity="gpu:(.+)", metric=r"(gpu_mem_used_bytes|power_\w+_w)", name="gpu/{}_{}"),
+    Tracked(entity="gpu:(.+)", metric=r"(gpu_temperature_c|gpu_clock_\w+)", name="gpu/{}_{}"),
 )
 """MLflow's page makes a section of the part after ``system/``."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,3 +19,8 @@ class TelemetrySettings:
     def period_s(self, collector: str) -> float:
         """Seconds between two samples of a collector."""
         return 1.0 / {"guest": self.guest_hz, "gpu": self.gpu_hz}[collector]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> TelemetrySettings:
+        """Settings from what ``dataclasses.asdict`` made of them, through JSON."""
+        return cls(**{**fields, "collectors": tuple(fields["collectors"])})

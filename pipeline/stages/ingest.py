@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +16,7 @@ from pipeline.stage import RunContext, StageResult
 
 @dataclass(frozen=True, kw_only=True)
 class IngestStage:
-    """``source`` says where raw data come from; ``fingerprint`` stands for the content of ``path``."""
+    """``source``: where raw data come from; ``fingerprint`` stands for what lies at ``path``."""
 
     name: ClassVar[str] = "ingest"
     inputs: ClassVar[tuple[str, ...]] = ()
@@ -102,6 +101,6 @@ def _size(path: Path) -> int:
 
 
 def _fingerprint(path: Path) -> str:
-    """Digest of names, sizes and times of change: reading 100 GB only to name them costs too much."""
+    """Digest of names, sizes and times of change: to read 100 GB for it costs too much."""
     stats = [(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in _files(path)]
     return digest_of(stats)[:16] if path.exists() else ""

@@ -1,4 +1,4 @@
-"""Processing: raw daily files become typed, ordered, de-duplicated days; the rest is quarantined."""
+"""Processing: raw files become typed, ordered days without doubles; the rest is quarantined."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _STOP_S = 30
 
 @dataclass(frozen=True, kw_only=True)
 class ServingStage:
-    """State from the days before ``from_day``; the payments of ``days`` days from then on as load."""
+    """State from the days before ``from_day``; the payments of ``days`` days after are the load."""
 
     name: ClassVar[str] = "serving"
     inputs: ClassVar[tuple[str, ...]] = ("clean", "champion")
@@ -88,14 +88,14 @@ class ServingStage:
         known_until = self.from_day - timedelta(days=7)
         store = open_online_store(online, online_settings(self._online()))
         OnlineFeatures(store).load_state(past, known_until_ns=_ns(known_until))
-        return past.num_rows
+        return int(past.num_rows)
 
     def _payments(self, clean: Path, load: Path) -> int:
         import pyarrow.parquet as pq
 
         table = _read(clean, self.from_day, self.from_day + timedelta(days=self.days))
         pq.write_table(table, load / "payments.parquet")
-        return table.num_rows
+        return int(table.num_rows)
 
     def _online(self) -> str:
         return "sqlite" if self.store == "sqlite" else os.environ[self.redis_env]
@@ -112,7 +112,9 @@ class ServingStage:
             assert process.stdout is not None
             line = process.stdout.readline()
             if not line:
-                raise RuntimeError(f"the server ended with {process.wait(_READY_S)} before it was ready")
+                raise RuntimeError(
+                    f"the server ended with {process.wait(_READY_S)} before it was ready"
+                )
             yield int(json.loads(line)["port"])
         finally:
             process.terminate()

@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.artifact import Artifact
 from pipeline.recipe import Recipe
-from pipeline.stage import RunContext, StageResult
+from pipeline.stage import Progress, RunContext, StageResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +72,7 @@ class TrainingStage:
                 device=device,
                 work=work,
                 handle=context.recorder,
-                progress=lambda done, total, number=number: context.progress(
-                    number * total + done, len(self.folds) * total
-                ),
+                progress=partial(_of_all, context.progress, number, len(self.folds)),
             )
             last_day = fold + timedelta(days=self.train_days - 1)
             place = out / "fold_models" / fold.isoformat()
@@ -100,3 +99,7 @@ class TrainingStage:
             }
         shutil.copytree(out / "fold_models" / self.folds[-1].isoformat(), out / "model")
         return StageResult(rows_in=rows_in, summary=summary)
+
+
+def _of_all(progress: Progress, fold: int, folds: int, done: int, total: int) -> None:
+    progress(fold * total + done, folds * total)

@@ -1,4 +1,4 @@
-"""Validation: every fold's model on its own test days, and the gate between candidate and champion."""
+"""Validation: each fold's model on its own test days, and the gate before the champion's place."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class GuestCollector:
     name: str = field(default="guest", init=False)
 
     def open(self) -> Sequence[Series]:
-        """Open the files of /proc and keep them; a missing one is an absent series with a reason."""
+        """Open the files of /proc for good; a missing one is an absent series with a reason."""
         self._lock = threading.Lock()
         self._files: dict[str, int] = {}
         self._series: dict[tuple[str, str], Series] = {}

@@ -45,9 +45,7 @@ CPU = {
 MEMORY = _table(
     _gauge("mem_used_bytes", "B", "memory in use: MemTotal - MemAvailable", "/proc/meminfo"),
     _gauge("mem_available_bytes", "B", "memory that a new process could get", "/proc/meminfo"),
-    _gauge(
-        "mem_page_cache_bytes", "B", "page cache: Cached + Buffers - Shmem", "/proc/meminfo"
-    ),
+    _gauge("mem_page_cache_bytes", "B", "page cache: Cached + Buffers - Shmem", "/proc/meminfo"),
     _gauge("mem_dirty_bytes", "B", "written and not on a device yet", "/proc/meminfo"),
     _gauge("mem_swap_used_bytes", "B", "swap in use", "/proc/meminfo"),
 )
@@ -82,7 +80,10 @@ NET = _table(
     _counter("net_tx_bytes", "B", "bytes sent", _NET_DEV),
     _counter("net_tx_packets", "1", "packets sent", _NET_DEV),
 )
-_PID_STAT, _PID_IO = "/proc/<pid>/stat, summed over the tree", "/proc/<pid>/io, summed over the tree"
+_PID_STAT, _PID_IO = (
+    "/proc/<pid>/stat, summed over the tree",
+    "/proc/<pid>/io, summed over the tree",
+)
 _USAGE = (
     CPU["user"],
     CPU["system"],

@@ -79,8 +79,8 @@ class Folder:
         tables = [pq.read_table(path) for path in day_files(self.out)]
         assert all(table.schema.equals(TRANSACTIONS) for table in tables)
         for path, table in zip(day_files(self.out), tables, strict=True):
-            days = table["event_time"].to_numpy().astype("datetime64[D]").astype(str)
-            assert set(days) == {path.stem}
+            days = table["event_time"].to_numpy().astype("datetime64[D]")
+            assert (days == np.datetime64(path.stem)).all()
         whole = pa.concat_tables(tables).to_pandas()
         assert whole.event_time.is_monotonic_increasing
         assert whole.event_time.is_unique
@@ -223,13 +223,13 @@ def test_numbers_may_be_text(folder: Folder) -> None:
         ("is_fraud", pa.array([0, 1, 2, -1, None, 1]), [2, 3, 4]),
         ("fraud_scenario", pa.array([0, 1, 127, 128, 300, -1]), [3, 4, 5]),
         ("amount", pa.array([1, 2, 3, 4, 5, 6]), []),
-        ("amount", pa.array([1, 2, 3, 4, 5, 6]).cast(pa.decimal128(12, 2)), []),
+        ("amount", pa.array([1, 2, 3, 4, 5, 6]).cast(pa.decimal128(21, 2)), []),
         ("amount", pa.array([1e12, 1e13, 0.0, -0.0, 1.5, 2.0]), [1]),
         ("amount", pa.array([True] * 6), range(6)),
         ("amount", pa.array([b"1"] * 6), range(6)),
         ("event_time", pa.array([1, 2, 3, 4, 5, 6]), range(6)),
         ("event_time", pa.array([17_000] * 6, pa.date32()), range(6)),
-        ("event_time", pa.array([0, 10**9, 10**18, -(10**18), 1, 10**9], pa.timestamp("s")), None),
+        ("event_time", pa.array([0, 10**9, 10**15, -(10**15), 1, 10**9], pa.timestamp("s")), None),
     ],
 )
 def test_a_column_of_another_type(folder: Folder, column: str, values: pa.Array, bad: Any) -> None:

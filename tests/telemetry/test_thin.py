@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry.thin import FEWEST, thin
@@ -14,6 +14,7 @@ from telemetry.thin import FEWEST, thin
 FLOATS = st.floats(allow_nan=True, allow_infinity=True, width=32)
 
 
+@settings(deadline=None)
 @given(values=st.lists(FLOATS, max_size=300), max_points=st.integers(FEWEST, 60))
 def test_keeps_ends_and_extremes_and_invents_nothing(values: list[float], max_points: int) -> None:
     ts = np.arange(len(values), dtype=np.int64) * 3 + 1_795_485_600_000_000_000
@@ -32,6 +33,7 @@ def test_keeps_ends_and_extremes_and_invents_nothing(values: list[float], max_po
         assert pairs == whole
 
 
+@settings(deadline=None)
 @given(
     values=st.lists(st.integers(-50, 50), min_size=1, max_size=300),
     max_points=st.integers(FEWEST, 60),

@@ -1,0 +1,152 @@
+"""A run around somebody else's work: a folder, a recorder, spans, and the profile at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from telemetry.clock import Clock, measure_offset_ns
+from telemetry.environment import environment
+from telemetry.handle import Handle
+from telemetry.recording import Recording
+from telemetry.runfolder import RUN_SCHEMA, RunFolder, new_run_id, point_latest_at
+from telemetry.settings import TelemetrySettings
+
+
+def new_record(run_id: str, name: str, clock: Clock, **more: Any) -> dict[str, Any]:
+    """The beginning of a ``run.json``."""
+    return {
+        "schema": RUN_SCHEMA,
+        "run_id": run_id,
+        "name": name,
+        "status": "running",
+        "started_ns": clock.now_ns(),
+        "ended_ns": None,
+        "host": platform.node(),
+        "clock": {"offset_start_ns": clock.offset_ns, "offset_end_ns": None},
+        "environment": environment(),
+        "stages": [],
+        "losses": [],
+        **more,
+    }
+
+
+class Session:
+    """A run in the making. ``with Session(...) as run: with run.span("train"): ...``"""
+
+    def __init__(
+        self, name: str, out: Path | str = "runs", settings: TelemetrySettings | None = None
+    ) -> None:
+        self._name, self._out = name, Path(out)
+        self._settings = settings or TelemetrySettings()
+
+    def open(self) -> None:
+        """Make the folder and start the recorder. Raises OSError if the folder cannot be made."""
+        self.clock = Clock(offset_ns=measure_offset_ns())
+        run_id = new_run_id()
+        self.folder = RunFolder(self._out.resolve() / run_id)
+        self.folder.samples.mkdir(parents=True)
+        self.record = new_record(run_id, self._name, self.clock)
+        self.folder.write(self.record)
+        point_latest_at(self._out, run_id)
+        self.recording = Recording(self.folder.samples, self.clock, self._settings)
+        self.recording.open()
+
+    def close(self, status: str = "finished") -> None:
+        """End the recorder, then write profile and report."""
+        from telemetry.finish import finish
+
+        self.recording.close()
+        self.record["losses"] += self.recording.losses
+        self.record |= {"status": status, "ended_ns": self.clock.now_ns()}
+        self.record["clock"]["offset_end_ns"] = measure_offset_ns()
+        self.folder.write(self.record)
+        finish(self.folder)
+
+    def begin(self, stage: str, pid: int) -> dict[str, Any]:
+        """Note that a stage begins and sample its process tree. ValueError for a name twice."""
+        if any(one["name"] == stage for one in self.record["stages"]):
+            raise ValueError(f"this run has a span {stage!r} already: give each its own name")
+        entry: dict[str, Any] = {
+            "name": stage,
+            "status": "running",
+            "start_ns": self.clock.now_ns(),
+            "end_ns": None,
+            "pid": pid,
+            "rusage": None,
+            "reused_from": None,
+            "reason": None,
+        }
+        self.record["stages"].append(entry)
+        self.folder.write(self.record)
+        self.recording.watch(stage, pid)
+        return entry
+
+    def end(self, entry: dict[str, Any], **fields: Any) -> None:
+        """Note that a stage has ended, after the last sample of its tree."""
+        entry["end_ns"] = self.clock.now_ns()
+        self.recording.unwatch(entry["name"])
+        entry |= fields
+        self.folder.write(self.record)
+
+    @contextlib.contextmanager
+    def span(self, stage: str) -> Iterator[Handle]:
+        """Profile the body as a stage; yields a handle to name phases and count things.
+
+        What is sampled is this process with its children. An exception marks the stage as failed
+        and goes on.
+        """
+        before = _usage()
+        entry = self.begin(stage, os.getpid())
+        handle = Handle(self.folder.samples, stage, self.clock)
+        status, reason = "failed", None
+        try:
+            yield handle
+            status = "finished"
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            handle.close()
+            after = _usage()
+            used = {name: after[name] - before[name] for name in ("user_s", "system_s")}
+            rusage = {**used, "max_rss_bytes": after["max_rss_bytes"]}
+            self.end(entry, status=status, reason=reason, rusage=rusage)
+
+    def __enter__(self) -> Session:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close("finished" if kind is None else "failed")
+
+
+@contextlib.contextmanager
+def span(
+    stage: str, out: Path | str = "runs", settings: TelemetrySettings | None = None
+) -> Iterator[Handle]:
+    """Profile the body as a run of one stage, in a folder of its own below ``out``."""
+    with Session(stage, out, settings) as session, session.span(stage) as handle:
+        yield handle
+
+
+def _usage() -> Mapping[str, float]:
+    own, children = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return {
+        "user_s": own.ru_utime + children.ru_utime,
+        "system_s": own.ru_stime + children.ru_stime,
+        "max_rss_bytes": max(own.ru_maxrss, children.ru_maxrss) * 1024,
+    }

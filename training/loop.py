@@ -1,0 +1,379 @@
+"""The training loop: the same for every model, seeded, and able to go on after a kill.
+
+Two phases. ``search`` trains on the earlier part of the days, asks the later part (the hold-out,
+never shuffled into the earlier) after each epoch, and stops when it no longer gains. ``refit``
+trains a fresh model on all days for the best number of epochs, because the last days are worth
+too much to be left out. Both phases train with a running average of the weights, which is the
+model that is asked and kept.
+
+Every epoch draws from a random stream of its own, made from the seed, the phase and the epoch: one
+that starts from a checkpoint draws the same as one that was never stopped. On the CPU the number of
+threads is a setting, so that sums are made in one order on any machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from infra.device import Device
+from training.batches import Handle, Rows
+from training.checkpoint import read_checkpoint, write_checkpoint
+from training.models.base import FraudModel, ModelSettings
+
+Phase = Literal["search", "refit"]
+Progress = Callable[[int, int], None]
+Weights = dict[str, Tensor]
+PHASES: tuple[Phase, ...] = ("search", "refit")
+WARM_UP_STEPS = 10
+"""The average's memory grows with the steps until it reaches its setting; ten to begin with."""
+SCORED_AT_ONCE = 262_144
+"""Rows per call when a whole table is scored: some 100 MB of hidden values at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How any model is trained. Units: rows, epochs; rates are per step.
+
+    The defaults are what the published table's validation folds chose for the mlp.
+    """
+
+    epochs: int = 12
+    batch_size: int = 1024
+    learning_rate: float = 8e-3
+    weight_decay: float = 0.1
+    average_decay: float = 0.99
+    """Share of the running average of weights that one step keeps; 0 keeps the last weights."""
+    patience: int = 3
+    """Epochs without gain on the hold-out after which the search ends."""
+    holdout_share: float = 0.15
+    """The last share of the rows, in order of time, that the search does not train on."""
+    refit: bool = True
+    """Train on all rows afterwards, for as many epochs as the search found best."""
+    cpu_threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience", "cpu_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 1")
+        for name in ("holdout_share", "average_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: it must be from 0 to below 1")
+        if self.holdout_share == 0:
+            raise ValueError("holdout_share = 0: early stopping needs rows to ask; try 0.15")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What one epoch gave: mean losses per row and member; no hold-out loss in a refit."""
+
+    phase: Phase
+    epoch: int
+    loss: float
+    holdout_loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained model on the CPU, in evaluation mode, and how it came about."""
+
+    module: FraudModel
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    """Epochs that the hold-out found best (1 is the first)."""
+    resumed_epochs: int
+    """Epochs that an earlier, killed training had done."""
+    rows: int
+    frauds: int
+
+
+def train(
+    rows: Rows,
+    *,
+    model: ModelSettings,
+    settings: TrainingSettings,
+    seed: int,
+    device: Device,
+    work: Path,
+    handle: Handle,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train a model on ``rows`` (in order of time) and return it with its history.
+
+    A checkpoint is left in ``work`` after every epoch; a training with the same rows, settings and
+    seed goes on from it to the same result, to the bit on a CPU. Raises ValueError where the rows
+    cannot be split into a training part and a hold-out with a fraud in each.
+    """
+    cut = _cut(rows, settings)
+    journal = _Journal(
+        work=work,
+        fingerprint=_fingerprint(rows, model, settings, seed, device),
+        handle=handle,
+        progress=progress,
+    )
+    resumed_epochs = journal.read()
+    with _repeatable(settings, device):
+        context = _Context(model=model, settings=settings, seed=seed, device=device, handle=handle)
+        module = _search(context, rows, cut, journal)
+        if settings.refit:
+            module = _refit(context, rows, journal)
+    return Trained(
+        module=module.cpu().eval(),
+        history=tuple(journal.history),
+        best_epoch=journal.best_epoch,
+        resumed_epochs=resumed_epochs,
+        rows=len(rows),
+        frauds=int(rows.is_fraud.sum()),
+    )
+
+
+def score(model: Callable[[Tensor], Tensor], rows: Rows) -> npt.NDArray[np.float32]:
+    """Return the fraud probability, float32 [n], of ``rows`` under a model or exported program."""
+    return _probability(model, torch.from_numpy(rows.features)).numpy()
+
+
+def _probability(model: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([model(part) for part in torch.split(features, SCORED_AT_ONCE)])
+
+
+def state_digest(module: torch.nn.Module) -> str:
+    """SHA-256 over names, shapes and bits of a module's state."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Context:
+    model: ModelSettings
+    settings: TrainingSettings
+    seed: int
+    device: Device
+    handle: Handle
+
+    def tensors(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Raw features and labels (float32) on the device; on the CPU no feature is copied."""
+        features = torch.from_numpy(rows.features)
+        labels = torch.from_numpy(rows.is_fraud).float()
+        return features.to(self.device.torch_name), labels.to(self.device.torch_name)
+
+
+@dataclass(kw_only=True)
+class _Journal:
+    """How far a training is, and its checkpoints."""
+
+    work: Path
+    fingerprint: str
+    handle: Handle
+    progress: Progress | None
+    history: list[Epoch] = field(default_factory=list)
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    best_weights: Weights = field(default_factory=dict)
+    fit: dict[str, Any] = field(default_factory=dict)
+    """State of the phase that the last entry of the history belongs to."""
+
+    def read(self) -> int:
+        """Take up the checkpoint of an earlier try, if there is one; return its epochs."""
+        state = read_checkpoint(self.work, self.fingerprint)
+        if state is not None:
+            self.history = [Epoch(**epoch) for epoch in state["history"]]
+            self.best_epoch, self.best_loss = state["best_epoch"], state["best_loss"]
+            self.best_weights, self.fit = state["best_weights"], state["fit"]
+        return len(self.history)
+
+    def write(self, epoch: Epoch, fit: _Fit, total_epochs: int) -> None:
+        """Enter an epoch and leave a checkpoint."""
+        self.history.append(epoch)
+        state = {
+            "fingerprint": self.fingerprint,
+            "history": [asdict(one) for one in self.history],
+            "best_epoch": self.best_epoch,
+            "best_loss": self.best_loss,
+            "best_weights": self.best_weights,
+            "fit": fit.state(),
+        }
+        with self.handle.phase("checkpoint"):
+            write_checkpoint(self.work, state)
+        if self.progress is not None:
+            self.progress(len(self.history), total_epochs)
+
+    def begin(self, phase: Phase, fit: _Fit) -> int:
+        """Bring ``fit`` to where ``phase`` was left; return the first epoch that is missing."""
+        done = sum(epoch.phase == phase for epoch in self.history)
+        if done and self.history[-1].phase == phase:
+            fit.load(self.fit)
+        return done + 1
+
+
+class _Fit:
+    """One model on its way: its weights, their running average, and the optimiser."""
+
+    def __init__(self, context: _Context, phase: Phase, features: Tensor) -> None:
+        self.context, self.phase = context, phase
+        torch.manual_seed(_stream(context.seed, phase, 0))
+        self.live = context.model.build().to(context.device.torch_name)
+        self.live.fit_inputs(features)
+        self.average = copy.deepcopy(self.live)
+        self.steps = 0
+        self.optimiser = torch.optim.AdamW(
+            self.live.parameters(),
+            lr=context.settings.learning_rate,
+            weight_decay=context.settings.weight_decay,
+            fused=True,
+        )
+
+    def run_epoch(self, epoch: int, prepared: Tensor, labels: Tensor) -> float:
+        """Train on every row once, in the epoch's own order; return the mean loss."""
+        torch.manual_seed(_stream(self.context.seed, self.phase, epoch))
+        handle = self.context.handle
+        order = torch.randperm(len(labels)).to(labels.device)
+        total = torch.zeros((), device=labels.device)
+        self.live.train()
+        for chosen in torch.split(order, self.context.settings.batch_size):
+            with handle.phase("data_wait"):
+                inputs, targets = prepared[chosen], labels[chosen]
+            with handle.phase("compute"):
+                total += self._step(inputs, targets) * len(chosen)
+            handle.count("samples", len(chosen))
+        return float(total) / len(labels)
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        device = self.context.device
+        with torch.autocast(device.kind, dtype=torch.bfloat16, enabled=device.amp):
+            logits = self.live.logits(inputs).float()
+        loss = functional.binary_cross_entropy_with_logits(logits, targets.expand_as(logits))
+        self.optimiser.zero_grad()
+        (loss * len(logits)).backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.steps += 1
+        self._take_into_average()
+        return loss.detach()
+
+    def _take_into_average(self) -> None:
+        kept = min(
+            self.context.settings.average_decay, (1 + self.steps) / (WARM_UP_STEPS + self.steps)
+        )
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.live.parameters()), 1 - kept
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Return all that goes on changing."""
+        return {
+            "live": self.live.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "steps": self.steps,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` returned."""
+        self.live.load_state_dict(state["live"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.steps = state["steps"]
+
+
+def _search(context: _Context, rows: Rows, cut: int, journal: _Journal) -> FraudModel:
+    """Find the number of epochs on the hold-out; return the model that was best there."""
+    settings = context.settings
+    features, labels = context.tensors(rows)
+    fit = _Fit(context, "search", features[:cut])
+    first = journal.begin("search", fit)
+    prepared = fit.live.prepare(features[:cut])
+    for epoch in range(first, settings.epochs + 1):
+        if epoch - 1 - journal.best_epoch >= settings.patience or _in_refit(journal):
+            break
+        loss = fit.run_epoch(epoch, prepared, labels[:cut])
+        with context.handle.phase("holdout"):
+            holdout_loss = _loss(fit.average, features[cut:], labels[cut:])
+        if holdout_loss < journal.best_loss:
+            journal.best_epoch, journal.best_loss = epoch, holdout_loss
+            journal.best_weights = copy.deepcopy(fit.average.state_dict())
+        done = Epoch(phase="search", epoch=epoch, loss=loss, holdout_loss=holdout_loss)
+        journal.write(done, fit, settings.epochs * (1 + settings.refit))
+    fit.average.load_state_dict(journal.best_weights)
+    return fit.average
+
+
+def _refit(context: _Context, rows: Rows, journal: _Journal) -> FraudModel:
+    """Train a fresh model on all rows for the number of epochs that the search found."""
+    features, labels = context.tensors(rows)
+    fit = _Fit(context, "refit", features)
+    first = journal.begin("refit", fit)
+    prepared = fit.live.prepare(features)
+    searched = sum(epoch.phase == "search" for epoch in journal.history)
+    for epoch in range(first, journal.best_epoch + 1):
+        loss = fit.run_epoch(epoch, prepared, labels)
+        done = Epoch(phase="refit", epoch=epoch, loss=loss, holdout_loss=None)
+        journal.write(done, fit, searched + journal.best_epoch)
+    return fit.average
+
+
+def _in_refit(journal: _Journal) -> bool:
+    return bool(journal.history) and journal.history[-1].phase == "refit"
+
+
+def _cut(rows: Rows, settings: TrainingSettings) -> int:
+    """First row of the hold-out."""
+    cut = len(rows) - round(len(rows) * settings.holdout_share)
+    for part, frauds in (("first", rows.is_fraud[:cut]), ("held-out", rows.is_fraud[cut:])):
+        if not frauds.any() or frauds.all():
+            raise ValueError(
+                f"the {part} {len(frauds)} of {len(rows)} training rows have {int(frauds.sum())} "
+                f"frauds: a model needs both classes there. Train on more days, or on other ones"
+            )
+    return cut
+
+
+def _loss(model: FraudModel, features: Tensor, labels: Tensor) -> float:
+    """Mean log loss of the averaged probability, which is what the model answers with."""
+    probability = _probability(model.eval(), features)
+    return float(functional.binary_cross_entropy(probability, labels))
+
+
+def _stream(seed: int, phase: Phase, epoch: int) -> int:
+    """Seed of the random stream of one epoch; epoch 0 draws the first weights."""
+    words = np.random.SeedSequence([seed, PHASES.index(phase), epoch]).generate_state(2, np.uint32)
+    return int(words[0]) << 31 | int(words[1]) >> 1
+
+
+def _fingerprint(
+    rows: Rows, model: ModelSettings, settings: TrainingSettings, seed: int, device: Device
+) -> str:
+    """What a checkpoint must agree with to be gone on from."""
+    digest = hashlib.sha256(repr((model.name, model, settings, seed, device.kind)).encode())
+    digest.update(np.ascontiguousarray(rows.transaction_id).tobytes())
+    digest.update(np.ascontiguousarray(rows.is_fraud).tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _repeatable(settings: TrainingSettings, device: Device) -> Iterator[None]:
+    """Let nothing but the seed decide, and leave the process as it was."""
+    threads, was_strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(settings.cpu_threads)
+    torch.use_deterministic_algorithms(device.kind == "cpu")
+    try:
+        with torch.random.fork_rng(devices=[device.index] if device.index is not None else []):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(was_strict)
