@@ -23,8 +23,8 @@ TOLERANCE = 0.02
 """Witnesses that are no further apart than this share of the larger one agree."""
 CPU_FLOOR_S = 1.0
 """Below it the two ticks of 10 ms that /proc rounds off per process are over the tolerance."""
-TREE_IO_FLOOR_B = 1 << 20
-"""Below it a few pages that a process touches between two samples are over the tolerance."""
+TREE_IO_FLOOR_B = 8 << 20
+"""Below it the pages of a process that nobody waited for are over the tolerance."""
 DEVICE_IO_FLOOR_B = 64 << 20
 """Below it a file system's own journal and metadata are over the tolerance."""
 ENERGY_FLOOR_S = 10.0
@@ -50,7 +50,7 @@ def close_ledger(samples: SampleSet, spans: Sequence[Span], run: Mapping[str, An
     books = _Books(samples, spans)
     return [
         *_trees(books, run),
-        _processes(books),
+        _processes(books, run),
         _machine(books, run),
         *_storage(books),
         _seconds(books, run),
@@ -136,18 +136,27 @@ def _trees(books: _Books, run: Mapping[str, Any]) -> Iterator[Entry]:
             yield entry(name, unit, parts, witnesses, floor=floor)
 
 
-def _processes(books: _Books) -> Entry:
-    """All processes, one by one, against the machine's modes; interrupts belong to no process."""
+def _processes(books: _Books, run: Mapping[str, Any]) -> Entry:
+    """All processes, one by one, against the time in which the CPUs were not idle.
+
+    Most kernels count busy time by ticks and idle time by the clock. Work in step with the tick is
+    then seen too seldom or too often, so what was measured by the clock is the better witness.
+    Interrupts belong to no process.
+    """
     name = "CPU of all processes"
     bounds = books.bounds("processes", TREE[0])
-    if bounds is None:
+    cpus = books.last("machine", "cpu_count") or _cpus_of(run)
+    if bounds is None or not cpus:
         return _missing(name, "s", "the processes of the machine were not sampled")
     processes = books.grew("processes", TREE, *bounds)
     parts = _whose(books, TREE, processes, bounds)
+    interrupts = [mode for mode in BUSY if "irq" in mode]
+    otherwise = books.grew("machine", [*NOT_BUSY, *interrupts], *bounds)
+    time_s = cpus * (bounds[1] - bounds[0]) / _NS
     witnesses = {
         "sum over processes": processes,
-        "/proc/stat user + nice + system": books.grew(
-            "machine", [mode for mode in BUSY if "irq" not in mode], *bounds
+        f"{cpus:.0f} CPUs × time - idle, iowait, steal, interrupts of /proc/stat": (
+            None if otherwise is None else time_s - otherwise
         ),
     }
     return entry(name, "s", parts, witnesses, floor=CPU_FLOOR_S)
@@ -156,19 +165,11 @@ def _processes(books: _Books) -> Entry:
 def _whose(
     books: _Books, metrics: Sequence[str], all_together: float | None, bounds: tuple[int, int]
 ) -> dict[str, float | None]:
-    """Which processes took how much; stages and recorder are in the runner's own tree."""
-    trees = {
-        entity: books.grew(entity, metrics, *bounds) or 0.0
-        for entity in (*books.entities(metrics[0], "stage:"), "recorder")
-    }
-    runner = books.grew("runner", metrics, *bounds)
-    if runner is None or all_together is None:
-        return {**trees, "all processes": all_together}
-    return {
-        **trees,
-        "runner": runner - sum(trees.values()),
-        "other processes": all_together - runner,
-    }
+    """Which processes took how much: the watched trees, none of them in another, and the rest."""
+    watched = [*books.entities(metrics[0], "stage:"), "runner", "recorder"]
+    trees = {entity: books.grew(entity, metrics, *bounds) or 0.0 for entity in watched}
+    rest = None if all_together is None else all_together - sum(trees.values())
+    return {**trees, "other processes": rest}
 
 
 def _machine(books: _Books, run: Mapping[str, Any]) -> Entry:

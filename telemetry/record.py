@@ -6,16 +6,20 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from infra.process import adopt_orphans
 from telemetry.runfolder import RunFolder
 from telemetry.session import Session
 from telemetry.settings import TelemetrySettings
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
+_AWAITED = FORWARDED | {signal.SIGCHLD}
+_CHECK_S = 1.0
+_SI_KERNEL = 0x80
+"""si_code of a signal that the terminal sent, to every process in it (asm-generic/siginfo.h)."""
 
 
 def record_command(
@@ -23,13 +27,13 @@ def record_command(
 ) -> tuple[RunFolder, int]:
     """Run ``command`` under a recorder; returns the run's folder and the command's exit code.
 
-    A command that a signal ended has 128 + its number, as in a shell. Raises FileNotFoundError if
-    there is no such command, before anything is made.
+    A command that a signal ended has 128 + its number, as in a shell. What it leaves running is
+    killed. To be called in the main thread. Raises FileNotFoundError if there is no such command,
+    before anything is made.
     """
-    if shutil.which(command[0]) is None:
-        raise FileNotFoundError(
-            f"no command {command[0]!r}: not on PATH, and not an executable file"
-        )
+    if not command or shutil.which(command[0]) is None:
+        named = repr(command[0]) if command else "given"
+        raise FileNotFoundError(f"no command {named}: not on PATH, and not an executable file")
     adopt_orphans()
     session = Session(name, out, settings)
     session.open()
@@ -43,26 +47,26 @@ def record_command(
 
 
 def _run(session: Session, name: str, command: list[str]) -> int:
-    process = subprocess.Popen(command)
-    with _forwarding(process):
-        entry = session.begin(name, process.pid)
-        # The process stays a zombie, its counters readable, until the last sample has been taken.
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    with _blocked() as before:
+        start_ns = session.clock.now_ns()
+        # Not by subprocess: its signals must be as ours were before, and it stays a zombie.
+        pid = os.posix_spawnp(
+            command[0],
+            command,
+            os.environ,
+            setsigmask=before,
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+        )
+        entry = session.begin(name, pid, start_ns)
+        _follow(pid)
     session.end(entry)
-    _, status, usage = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(pid, 0)
     code = os.waitstatus_to_exitcode(status)
-    process.returncode = code
-    rusage = {
-        "user_s": usage.ru_utime,
-        "system_s": usage.ru_stime,
-        "max_rss_bytes": usage.ru_maxrss * 1024,
-    }
-    ended_well = code == 0
-    reason = None if ended_well else f"exit code {code}" if code > 0 else signal.Signals(-code).name
+    reason = None if code == 0 else f"exit code {code}" if code > 0 else signal.Signals(-code).name
     entry |= {
-        "status": "finished" if ended_well else "failed",
+        "status": "finished" if code == 0 else "failed",
         "reason": reason,
-        "rusage": rusage,
+        "rusage": _with_orphans(usage, spare=session.recording.pids()),
         "exit_code": code,
         "command": command,
     }
@@ -70,17 +74,49 @@ def _run(session: Session, name: str, command: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass signals on to the command, whose end then is the end of the recording."""
-
-    def forward(number: int, frame: object) -> None:
-        if number != signal.SIGINT:  # Ctrl-C has reached the whole terminal already
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)
-
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+def _blocked() -> Iterator[set[int]]:
+    """Let signals wait until they are asked for; yields what was blocked before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     try:
-        yield
+        yield {int(number) for number in before}
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _follow(pid: int) -> None:
+    """Pass signals on until the command has ended; it stays a zombie with readable counters."""
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        told = signal.sigtimedwait(_AWAITED, _CHECK_S)
+        if told is not None and told.si_signo != signal.SIGCHLD and told.si_code != _SI_KERNEL:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, told.si_signo)
+
+
+def _with_orphans(usage: Any, spare: list[int]) -> dict[str, Any]:
+    """The kernel's account of the command and of what it left behind, which is ended here."""
+    usages = [usage]
+    own = set(spare)
+    while left := [pid for pid in _children() if pid not in own]:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                usages.append(os.wait4(pid, 0)[2])
+    return {
+        "user_s": sum(one.ru_utime for one in usages),
+        "system_s": sum(one.ru_stime for one in usages),
+        "max_rss_bytes": max(one.ru_maxrss for one in usages) * 1024,
+        "read_bytes": sum(one.ru_inblock for one in usages) * 512,
+        "write_bytes": sum(one.ru_oublock for one in usages) * 512,
+    }
+
+
+def _children() -> list[int]:
+    me, children = os.getpid(), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+                if int(fields[1]) == me:
+                    children.append(int(entry.name))
+    return children

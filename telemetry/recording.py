@@ -8,22 +8,29 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from telemetry.clock import Clock
 from telemetry.settings import TelemetrySettings
 
 OPEN_S = 30.0
+"""Starting Python and importing Arrow on a machine that is busy."""
 ANSWER_S = 5.0
 RESTARTS = 3
+LOG = "recorder.log"
+WHOLE_NAMES = frozenset({"runner", "recorder"})
+_ROOM = Path(__file__).resolve().parents[1]
 
 
 class Recording:
-    """A recorder beside this process. No call raises for it: a lost one is a line in ``losses``."""
+    """A recorder beside this process. No call raises for it: a lost one is a line in ``losses``.
+
+    Safe for several threads. ``open`` and ``close``, or a ``with``.
+    """
 
     def __init__(self, folder: Path, clock: Clock, settings: TelemetrySettings) -> None:
         self._folder, self._clock, self._settings = folder, clock, settings
@@ -31,44 +38,67 @@ class Recording:
         self._buffer = b""
         self._watched: dict[str, int] = {}
         self._restarts = 0
-        self._said: list[str] = []
+        self._said: dict[str, None] = {}
+        self._of_recorder: list[str] = []
+        self._lock = threading.RLock()
 
     @property
     def losses(self) -> list[str]:
         """What was lost so far, a sentence each."""
-        return list(self._said)
+        return [*self._said, *self._of_recorder]
 
     def pids(self) -> list[int]:
         """The recorder's process, if it lives."""
-        return [] if self._process is None else [self._process.pid]
+        process = self._process
+        return [] if process is None else [process.pid]
 
     def open(self) -> None:
         """Start the recorder and wait until it samples."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._start()
+        with self._lock:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._start()
 
-    def watch(self, name: str, pid: int) -> None:
-        """Sample the tree of ``pid`` as ``stage:<name>``; ``runner`` is an entity of its own."""
-        entity = name if name == "runner" else f"stage:{name}"
-        self._watched[entity] = pid
-        self._order({"do": "watch", "entity": entity, "pid": pid})
+    def watch(self, name: str, pid: int, *, from_start: bool = True) -> None:
+        """Sample the tree of ``pid`` as ``stage:<name>``; ``runner`` is an entity of its own.
+
+        Returns when its first sample is taken. With ``from_start`` its counters begin with 0 at
+        the start of the process, else with what it has used by now.
+        """
+        with self._lock:
+            self._watched[_entity(name)] = pid
+            self._order(
+                {"do": "watch", "entity": _entity(name), "pid": pid, "from_start": from_start}
+            )
 
     def unwatch(self, name: str) -> None:
         """Take a last sample of the tree; its root may be a zombie that was not waited for yet."""
-        entity = name if name == "runner" else f"stage:{name}"
-        self._watched.pop(entity, None)
-        self._order({"do": "unwatch", "entity": entity})
+        with self._lock:
+            self._watched.pop(_entity(name), None)
+            self._order({"do": "unwatch", "entity": _entity(name)})
 
     def flush(self) -> None:
         """Have everything on disk that was sampled until now."""
-        self._order({"do": "flush"})
+        with self._lock:
+            self._order({"do": "flush"})
+
+    def revive(self) -> None:
+        """Replace the recorder if it has ended unasked. To be called now and then."""
+        with self._lock:
+            if self._process is not None and self._process.poll() is not None:
+                self._lost("idle")
+                self._replace()
 
     def close(self) -> None:
         """End the recorder after a last sample of everything."""
-        if self._process is None:
-            return
-        self._order({"do": "close"}, restart=False)
-        self._end()
+        with self._lock:
+            self._watched.clear()
+            if self._process is not None:
+                self._order({"do": "close"}, last=True)
+                self._end()
+            log = self._folder / LOG
+            with contextlib.suppress(OSError):
+                if log.stat().st_size == 0:
+                    log.unlink()
 
     def __enter__(self) -> Recording:
         self.open()
@@ -85,54 +115,53 @@ class Recording:
     def _start(self) -> None:
         self._buffer = b""
         given = {
-            "folder": str(self._folder),
+            "folder": str(self._folder.resolve()),
             "offset_ns": self._clock.offset_ns,
-            "settings": asdict(self._settings),
+            "settings": self._settings.to_json(),
         }
         try:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "telemetry.recorder",
-                    json.dumps(given),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,
-                env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"},
-            )
+            with (self._folder / LOG).open("ab") as log:
+                self._process = subprocess.Popen(
+                    # -P: a folder of the user's that is called telemetry must not be in its way.
+                    [sys.executable, "-P", "-m", "telemetry.recorder", json.dumps(given)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,
+                    env=_environment(),
+                )
         except OSError as error:
             self._lose(f"recorder not started: {error}")
             return
-        answer = self._read(OPEN_S)
-        if answer is None:
-            self._lose("recorder did not answer when it was started")
-            self._end()
+        if self._answer(OPEN_S) is None:
+            self._lost("start")
 
-    def _order(self, order: dict[str, Any], *, restart: bool = True) -> None:
-        if self._process is None and not (restart and self._replace()):
+    def _order(self, order: dict[str, Any], *, last: bool = False) -> None:
+        """Have an order carried out, by another recorder if this one is lost on the way."""
+        if self._process is None:
+            if not last:
+                self._replace()  # which watches what is to be watched
             return
+        if self._tell(order) or last:
+            return
+        if self._replace() and order["do"] == "flush":
+            self._tell(order)
+
+    def _tell(self, order: dict[str, Any]) -> bool:
+        """Send one order; False if the recorder is lost."""
         assert self._process is not None
         assert self._process.stdin is not None
-        try:
+        said = None
+        with contextlib.suppress(OSError):
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
-            answer = self._read(ANSWER_S)
-        except OSError:
-            answer = None
-        if answer is not None:
-            if "error" in answer:
-                self._lose(f"recorder: {answer['error']}")
-            for loss in answer.get("losses", ()):
-                self._lose(loss)
-            return
-        code = self._process.poll()
-        how = "did not answer" if code is None else f"ended with {code}"
-        self._lose(f"recorder {how} at {order['do']} {order.get('entity', '')}".rstrip())
-        self._end()
-        if restart and self._replace() and order["do"] == "unwatch":
-            return  # the new one never knew it
+            said = self._answer(ANSWER_S)
+        if said is None:
+            self._lost(f"{order['do']} {order.get('entity', '')}".rstrip())
+            return False
+        if "error" in said:
+            self._lose(f"recorder: {said['error']}")
+        return True
 
     def _replace(self) -> bool:
         """Start another recorder that goes on with what is watched; a few times, then never."""
@@ -142,43 +171,61 @@ class Recording:
         self._start()
         if self._process is None:
             return False
-        self._lose(f"recorder replaced, samples are missing in between ({self._restarts})")
-        for entity, pid in list(self._watched.items()):
-            self._order({"do": "watch", "entity": entity, "pid": pid}, restart=False)
-        return self._process is not None
+        self._lose(f"recorder replaced ({self._restarts}); samples are missing in between")
+        return all(
+            self._tell({"do": "watch", "entity": entity, "pid": pid, "from_start": False})
+            for entity, pid in self._watched.items()
+        )
 
-    def revive(self) -> None:
-        """Replace the recorder if it has ended unasked. To be called now and then."""
-        if self._process is not None and self._process.poll() is not None:
-            self._lose(f"recorder ended with {self._process.returncode}")
-            self._end()
-            self._replace()
-
-    def _read(self, timeout_s: float) -> dict[str, Any] | None:
+    def _answer(self, timeout_s: float) -> dict[str, Any] | None:
         """One answer, or None if it does not come in time or never will."""
         assert self._process is not None
         assert self._process.stdout is not None
         handle = self._process.stdout.fileno()
-        deadline = time.monotonic() + timeout_s
+        deadline_s = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([handle], [], [], left)[0]:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or not select.select([handle], [], [], left_s)[0]:
                 return None
             chunk = os.read(handle, 1 << 16)
             if not chunk:
                 return None
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return dict(json.loads(line))
+        said: dict[str, Any] = json.loads(line)
+        self._of_recorder = said.get("losses", self._of_recorder)
+        return said
+
+    def _lost(self, when: str) -> None:
+        """Note how the recorder was lost, and see to it that nothing is left of it."""
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.1)  # a pipe that broke comes a little before the end
+        code = self._process.poll()
+        how = "did not answer" if code is None else f"ended with {code}"
+        self._lose(f"recorder {how} at {when}{self._last_words()}")
+        # Its losses will not be told again: the next one has its own.
+        self._said |= dict.fromkeys(self._of_recorder)
+        self._of_recorder = []
+        if code is None:
+            self._process.kill()
+        self._end()
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = (self._folder / LOG).read_text(errors="replace").strip().splitlines()
+            if lines:
+                return f": {lines[-1]}"
+        return ""
 
     def _end(self) -> None:
         """See the process out: closing its stdin ends it, a kill does if that does not."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # what was still to be written has no reader
+        assert process is not None
+        pipes: tuple[IO[bytes] | None, ...] = (process.stdin, process.stdout)
+        for pipe in pipes:
+            with contextlib.suppress(OSError):  # what was to be written has no reader any more
+                if pipe is not None:
                     pipe.close()
         try:
             process.wait(ANSWER_S)
@@ -187,5 +234,20 @@ class Recording:
             process.wait()
 
     def _lose(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.append(sentence)
+        self._said[sentence] = None
+
+
+def _entity(name: str) -> str:
+    return name if name in WHOLE_NAMES else f"stage:{name}"
+
+
+def _environment() -> dict[str, str]:
+    """The recorder's environment: small, of one thread, and with this very package."""
+    paths = [str(_ROOM), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }

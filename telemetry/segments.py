@@ -8,17 +8,23 @@ off by a kill or a full disk is passed over by the reader, which never needs mor
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+import time
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
 from telemetry.samples import Metric, Sample, Series
 
 SUFFIX = ".arrows"
+ROTATE_S = 600.0
+"""A segment is ended after this time, so that a damaged file costs no more of a long run."""
 _META = b"stagescope"
 _FIELDS = (
     pa.field("ts_ns", pa.int64(), nullable=False),
@@ -27,6 +33,7 @@ _FIELDS = (
     pa.field("metric", pa.dictionary(pa.int32(), pa.string()), nullable=False),
     pa.field("value", pa.float64(), nullable=False),
 )
+_SCHEMA = pa.schema(_FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +56,14 @@ class SampleSet:
 
     @classmethod
     def empty(cls) -> SampleSet:
-        return cls(table=pa.schema(_FIELDS).empty_table(), metrics={}, absent=[], periods={})
+        return cls(table=_SCHEMA.empty_table(), metrics={}, absent=[], periods={})
 
 
 class SegmentWriter:
-    """Appends batches of one collector to its next free segment. Not safe for several threads."""
+    """Appends batches of one collector to its next free segment. Not safe for several threads.
+
+    ``slow``: periods in s of what is sampled less often, by metric or ``<entity> <metric>``.
+    """
 
     def __init__(
         self,
@@ -64,93 +74,172 @@ class SegmentWriter:
         host: str,
         period_s: float,
         slow: Mapping[str, float] | None = None,
+        offset_ns: int = 0,
     ) -> None:
-        """``slow``: periods of what is sampled less often, by metric or ``<entity> <metric>``."""
-        metrics = {one.metric.name: asdict(one.metric) for one in series}
-        absent = [
-            {"entity": one.entity, "metric": one.metric.name, "reason": one.reason}
-            for one in series
-            if one.reason is not None
-        ]
-        meta = {
+        self._folder, self._collector = folder, collector
+        self._meta = {
             "collector": collector,
             "host": host,
             "period_s": period_s,
-            "slow": dict(slow or {}),
-            "metrics": list(metrics.values()),
-            "absent": absent,
+            "offset_ns": offset_ns,
         }
-        self._folder, self._collector = folder, collector
-        self._schema = pa.schema(_FIELDS, metadata={_META: json.dumps(meta).encode()})
-        self._names: tuple[dict[str, int], dict[str, int]] = ({}, {})
-        self._file: BinaryIO | None = None
-        self._writer: Any = None
+        self.slow = dict(slow or {})
+        self._series = {(one.entity, one.metric.name): one for one in series}
+        self._metrics = {one.metric.name: one.metric for one in series}
+        self._descriptor = -1
+        self._end = 0  # of the last whole batch in the file
+
+    def declare(self, series: Sequence[Series]) -> None:
+        """Make more series known: the next batch begins a segment whose metadata has them."""
+        fresh = {(one.entity, one.metric.name): one for one in series}
+        if any(self._series.get(key) != one for key, one in fresh.items()):
+            self.close()
+            self._series |= fresh
+            self._metrics |= {one.metric.name: one.metric for one in series}
 
     def write(self, rows: Sequence[Sample]) -> None:
-        """Append one batch and hand it to the operating system. Raises OSError (a full disk)."""
-        if not rows:
-            return
-        if self._file is None:
+        """Append one batch, unless it is empty, and hand it to the operating system.
+
+        Raises OSError (a full disk, say): the batch is then lost as a whole, the segment ends with
+        the batch before it, and the next batch begins a new one.
+        """
+        if rows:
+            self._append(rows)
+
+    def begin(self) -> None:
+        """Write a segment without rows: that a series is absent, and why, is worth it alone."""
+        self._append(())
+
+    def _append(self, rows: Sequence[Sample]) -> None:
+        if self._descriptor < 0 or time.monotonic() > self._rotate_at:
+            self.close()
             self._open()
-        assert self._file is not None
-        self._writer.write_batch(self._batch(rows))
-        self._file.flush()
+        try:
+            self._writer.write_batch(self._batch(rows))
+            self._flush()
+        except OSError:
+            self._abandon()
+            raise
 
     def close(self) -> None:
-        """End the segment; the next batch begins a new one."""
-        if self._file is not None:
-            self._writer.close()
-            self._file.close()
-            self._file = None
-
-    def abandon(self) -> None:
-        """Give the segment up as it is, after a failed write; the next batch begins a new one."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # its tail is lost, and a reader passes over it
-                self._file.close()
-            self._file = None
+        """End the segment; the next batch begins a new one. A full disk here costs nothing."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+                self._flush()
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _open(self) -> None:
         number = 0
         while True:
-            path = self._folder / f"{self._collector}-{number:04d}{SUFFIX}"
+            self._path = self._folder / f"{self._collector}-{number:04d}{SUFFIX}"
             try:
-                self._file = path.open("xb")
+                self._descriptor = os.open(
+                    self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
+                )
                 break
             except FileExistsError:
                 number += 1
-        self._names = ({}, {})
+        self._rotate_at = time.monotonic() + ROTATE_S
+        self._end = 0
+        self._names = _Names(), _Names()
+        self._buffer = io.BytesIO()
         self._writer = pa.ipc.new_stream(
-            self._file,
-            self._schema,
+            self._buffer,
+            _SCHEMA.with_metadata({_META: self._metadata()}),
             options=pa.ipc.IpcWriteOptions(compression="zstd", emit_dictionary_deltas=True),
         )
 
-    def _batch(self, rows: Sequence[Sample]) -> pa.RecordBatch:
-        entities, metrics = self._names
-        count = len(rows)
-        columns = [
-            pa.array([row.ts_ns for row in rows], pa.int64()),
-            pa.array([row.start_ns for row in rows], pa.int64())
-            if any(row.start_ns is not None for row in rows)
-            else pa.nulls(count, pa.int64()),
-            _coded(entities, (row.series.entity for row in rows)),
-            _coded(metrics, (row.series.metric.name for row in rows)),
-            pa.array([row.value for row in rows], pa.float64()),
+    def _metadata(self) -> bytes:
+        absent = [
+            {"entity": one.entity, "metric": one.metric.name, "reason": one.reason}
+            for one in self._series.values()
+            if one.reason is not None
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        metrics = [asdict(metric) for metric in self._metrics.values()]
+        return json.dumps(
+            {**self._meta, "slow": self.slow, "metrics": metrics, "absent": absent}
+        ).encode()
+
+    def _flush(self) -> None:
+        data = memoryview(self._buffer.getvalue())
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        written = 0
+        while written < len(data):
+            written += os.write(self._descriptor, data[written:])
+        self._end += written
+
+    def _abandon(self) -> None:
+        """Cut a torn batch off, and leave no file without a batch."""
+        with contextlib.suppress(OSError):
+            if self._end:
+                os.ftruncate(self._descriptor, self._end)
+            else:
+                self._path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _batch(self, rows: Sequence[Sample]) -> pa.RecordBatch:
+        ts_ns, series, values, starts_ns = zip(*rows, strict=True) if rows else ((),) * 4
+        entities, metrics = self._names
+        columns = [
+            _numbers(pa.int64(), array("q", ts_ns)),
+            _nullable(starts_ns),
+            entities.encode([one.entity for one in series]),
+            metrics.encode([one.metric.name for one in series]),
+            _numbers(pa.float64(), array("d", values)),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
 
 
-def _coded(known: dict[str, int], names: Iterable[str]) -> pa.DictionaryArray:
-    codes = [known.setdefault(name, len(known)) for name in names]
-    return pa.DictionaryArray.from_arrays(
-        pa.array(codes, pa.int32()), pa.array(list(known), pa.string())
+# Arrays are made from buffers: pa.array of a list imports pandas where there is one, and with it
+# half of the recorder's memory would be for nothing.
+
+
+def _numbers(kind: pa.DataType, values: array[Any], valid: pa.Buffer | None = None) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(values)])
+
+
+def _nullable(values: Sequence[int | None]) -> pa.Array:
+    numbers = array("q", [value or 0 for value in values])
+    bits = sum(1 << index for index, value in enumerate(values) if value is not None)
+    return _numbers(
+        pa.int64(), numbers, pa.py_buffer(bits.to_bytes((len(values) + 7) // 8, "little"))
     )
 
 
+class _Names:
+    """Strings by number, in the order in which they were first seen."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, int] = {}
+        self._ends = array("i", [0])
+        self._data = b""
+        self._dictionary: pa.Array | None = None
+
+    def encode(self, names: Sequence[str]) -> pa.DictionaryArray:
+        for name in names:
+            if name not in self._codes:
+                self._codes[name] = len(self._codes)
+                self._data += name.encode()
+                self._ends.append(len(self._data))
+                self._dictionary = None
+        if self._dictionary is None:
+            # A copy: the buffer of an array that grows may move.
+            buffers = [None, pa.py_buffer(self._ends.tobytes()), pa.py_buffer(self._data)]
+            self._dictionary = pa.Array.from_buffers(pa.string(), len(self._codes), buffers)
+        codes = _numbers(pa.int32(), array("i", [self._codes[name] for name in names]))
+        return pa.DictionaryArray.from_arrays(codes, self._dictionary)
+
+
 def read_samples(folder: Path) -> SampleSet:
-    """Read every whole batch of every segment in ``folder``, which need not exist."""
-    tables, metrics, absent, periods = [], {}, {}, {}
+    """Read every whole batch of every segment in ``folder``; no folder is an empty one."""
+    tables: list[pa.Table] = []
+    metrics: dict[str, Metric] = {}
+    absent: dict[tuple[str, str], Series] = {}
+    periods: dict[str, float] = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         schema, batches = _whole_batches(path)
         if schema is None:
@@ -167,14 +256,9 @@ def read_samples(folder: Path) -> SampleSet:
             )
             absent[series.entity, series.metric.name] = series
         tables += batches
-    if not tables:
-        return SampleSet(
-            table=SampleSet.empty().table,
-            metrics=metrics,
-            absent=list(absent.values()),
-            periods=periods,
-        )
-    table = pa.concat_tables(tables).unify_dictionaries()
+    table = SampleSet.empty().table
+    if tables:
+        table = pa.concat_tables(tables).unify_dictionaries()
     return SampleSet(table=table, metrics=metrics, absent=list(absent.values()), periods=periods)
 
 
@@ -182,18 +266,17 @@ def _whole_batches(path: Path) -> tuple[pa.Schema | None, list[pa.Table]]:
     """The schema and batches of a segment up to the first byte that is missing."""
     tables: list[pa.Table] = []
     schema = None
-    with path.open("rb") as file:
-        try:
-            reader = pa.ipc.open_stream(file)
-            schema = reader.schema
-            for batch in _until_torn(reader):
-                tables.append(pa.Table.from_batches([batch]).replace_schema_metadata(None))
-        except (pa.ArrowInvalid, OSError):
-            pass  # not even the schema is whole, or the tail is torn: what came before counts
+    # A torn file shows in many ways (ArrowInvalid, OSError, TypeError for half a header): all of
+    # them mean that what came before counts.
+    with path.open("rb") as file, contextlib.suppress(pa.ArrowException, OSError):
+        reader = pa.ipc.open_stream(file)
+        schema = reader.schema
+        for batch in _until_end(reader):
+            tables.append(pa.Table.from_batches([batch]).replace_schema_metadata(None))
     return schema, tables
 
 
-def _until_torn(reader: Any) -> Iterator[pa.RecordBatch]:
+def _until_end(reader: Any) -> Iterator[pa.RecordBatch]:
     while True:
         try:
             yield reader.read_next_batch()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
 import resource
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,6 +45,7 @@ class Session:
     def __init__(
         self, name: str, out: Path | str = "runs", settings: TelemetrySettings | None = None
     ) -> None:
+        _check(name)
         self._name, self._out = name, Path(out)
         self._settings = settings or TelemetrySettings()
 
@@ -69,14 +72,19 @@ class Session:
         self.folder.write(self.record)
         finish(self.folder)
 
-    def begin(self, stage: str, pid: int) -> dict[str, Any]:
-        """Note that a stage begins and sample its process tree. ValueError for a name twice."""
-        if any(one["name"] == stage for one in self.record["stages"]):
-            raise ValueError(f"this run has a span {stage!r} already: give each its own name")
+    def begin(
+        self, stage: str, pid: int, start_ns: int | None = None, *, from_start: bool = True
+    ) -> dict[str, Any]:
+        """Note that a stage begins (now, if not before) and have its process tree sampled.
+
+        ``from_start``: the stage is all of the process, not what it does from now on. A name that
+        this run has already gets a number. Raises ValueError for a name that no file can have.
+        """
+        _check(stage)
         entry: dict[str, Any] = {
-            "name": stage,
+            "name": self._unused(stage),
             "status": "running",
-            "start_ns": self.clock.now_ns(),
+            "start_ns": self.clock.now_ns() if start_ns is None else start_ns,
             "end_ns": None,
             "pid": pid,
             "rusage": None,
@@ -85,8 +93,13 @@ class Session:
         }
         self.record["stages"].append(entry)
         self.folder.write(self.record)
-        self.recording.watch(stage, pid)
+        self.recording.watch(entry["name"], pid, from_start=from_start)
         return entry
+
+    def _unused(self, stage: str) -> str:
+        taken = {one["name"] for one in self.record["stages"]}
+        numbered = (f"{stage}-{number}" for number in itertools.count(2))
+        return next(name for name in itertools.chain([stage], numbered) if name not in taken)
 
     def end(self, entry: dict[str, Any], **fields: Any) -> None:
         """Note that a stage has ended, after the last sample of its tree."""
@@ -102,9 +115,10 @@ class Session:
         What is sampled is this process with its children. An exception marks the stage as failed
         and goes on.
         """
+        entry = self.begin(stage, os.getpid(), from_start=False)
+        entry["start_ns"] = self.clock.now_ns()  # the first sample lies before: nothing is missing
         before = _usage()
-        entry = self.begin(stage, os.getpid())
-        handle = Handle(self.folder.samples, stage, self.clock)
+        handle = Handle(self.folder.samples, entry["name"], self.clock)
         status, reason = "failed", None
         try:
             yield handle
@@ -113,14 +127,15 @@ class Session:
             reason = f"{type(error).__name__}: {error}"
             raise
         finally:
-            handle.close()
             after = _usage()
-            used = {name: after[name] - before[name] for name in ("user_s", "system_s")}
-            rusage = {**used, "max_rss_bytes": after["max_rss_bytes"]}
+            handle.close()
+            rusage = {name: after[name] - before[name] for name in after}
+            rusage["max_rss_bytes"] = after["max_rss_bytes"]
             self.end(entry, status=status, reason=reason, rusage=rusage)
 
     def __enter__(self) -> Session:
         self.open()
+        self._token: Token[Session | None] = _CURRENT.set(self)
         return self
 
     def __exit__(
@@ -129,16 +144,37 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        _CURRENT.reset(self._token)
         self.close("finished" if kind is None else "failed")
+
+
+_CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)
 
 
 @contextlib.contextmanager
 def span(
     stage: str, out: Path | str = "runs", settings: TelemetrySettings | None = None
 ) -> Iterator[Handle]:
-    """Profile the body as a run of one stage, in a folder of its own below ``out``."""
+    """Profile the body as a stage; yields a handle with ``phase(name)`` and ``count(metric, n)``.
+
+    Within a ``Session`` or another span it is a stage of the same run; else a run of its own, in a
+    folder below ``out``.
+    """
+    current = _CURRENT.get()
+    if current is not None:
+        with current.span(stage) as handle:
+            yield handle
+        return
     with Session(stage, out, settings) as session, session.span(stage) as handle:
         yield handle
+
+
+def _check(name: str) -> None:
+    if not name or name.startswith(".") or not set(name).isdisjoint("/\0:"):
+        raise ValueError(
+            f"{name!r} cannot name a stage: its files are called after it, so it must not be "
+            "empty, begin with a dot, or hold a slash or a colon"
+        )
 
 
 def _usage() -> Mapping[str, float]:
@@ -149,4 +185,6 @@ def _usage() -> Mapping[str, float]:
         "user_s": own.ru_utime + children.ru_utime,
         "system_s": own.ru_stime + children.ru_stime,
         "max_rss_bytes": max(own.ru_maxrss, children.ru_maxrss) * 1024,
+        "read_bytes": (own.ru_inblock + children.ru_inblock) * 512,
+        "write_bytes": (own.ru_oublock + children.ru_oublock) * 512,
     }

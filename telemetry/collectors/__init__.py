@@ -30,7 +30,7 @@ COLLECTORS: dict[str, Callable[[Clock, float, Path | None], Collector]] = {
 def metric_tables() -> dict[str, tuple[Metric, ...]]:
     """What each collector can deliver, for the reference page."""
     from telemetry.collectors import gpu, guest_metrics
-    from telemetry.recorder import HEALTH
+    from telemetry.health import HEALTH
 
     return {
         "Guest": guest_metrics.METRICS,

@@ -43,10 +43,12 @@ CPU = {
     for mode, text in _MODES.items()
 }
 MEMORY = _table(
+    _gauge("mem_total_bytes", "B", "memory of the machine", "/proc/meminfo"),
     _gauge("mem_used_bytes", "B", "memory in use: MemTotal - MemAvailable", "/proc/meminfo"),
     _gauge("mem_available_bytes", "B", "memory that a new process could get", "/proc/meminfo"),
     _gauge("mem_page_cache_bytes", "B", "page cache: Cached + Buffers - Shmem", "/proc/meminfo"),
-    _gauge("mem_dirty_bytes", "B", "written and not on a device yet", "/proc/meminfo"),
+    _gauge("mem_dirty_bytes", "B", "written by programs, and not on its way yet", "/proc/meminfo"),
+    _gauge("mem_writeback_bytes", "B", "on its way to a device", "/proc/meminfo"),
     _gauge("mem_swap_used_bytes", "B", "swap in use", "/proc/meminfo"),
 )
 PRESSURE = {
@@ -62,6 +64,7 @@ PRESSURE = {
 MACHINE_OTHER = _table(
     _gauge("cpu_count", "1", "CPUs that this machine has online", "sysconf"),
     _gauge("fs_used_bytes", "B", "used on the file system of the runs", "statvfs"),
+    _gauge("fs_free_bytes", "B", "free to this user on that file system", "statvfs"),
 )
 _DISKSTATS = "/proc/diskstats, whole disks"
 DISK = _table(
@@ -73,7 +76,7 @@ DISK = _table(
     _counter("disk_write_wait_seconds", "s", "time that writes took, summed", _DISKSTATS),
     _counter("disk_busy_seconds", "s", "time with a request in flight", _DISKSTATS),
 )
-_NET_DEV = "/proc/net/dev"
+_NET_DEV = "/proc/net/dev; machine: the sum over interfaces with hardware, or over all but lo"
 NET = _table(
     _counter("net_rx_bytes", "B", "bytes received", _NET_DEV),
     _counter("net_rx_packets", "1", "packets received", _NET_DEV),
@@ -108,22 +111,41 @@ TREE_SLOW = _table(
     _gauge(
         "mem_peak_rss_bytes",
         "B",
-        "each living process's own peak, summed: no moment need have had it all",
+        "largest resident memory that any one process of the tree has had so far",
         "/proc/<pid>/status VmHWM",
     ),
-    _gauge("mem_swap_bytes", "B", "swapped out", "/proc/<pid>/status VmSwap"),
+    _gauge("mem_swap_bytes", "B", "swapped out, summed", "/proc/<pid>/status VmSwap"),
 )
-_OWN_CGROUP = "needs a control group of its own for each stage"
+_OWN_CGROUP = "it needs a control group of its own for each stage"
 NOT_PER_TREE = (
     (
-        _gauge("mem_tree_page_cache_bytes", "B", "page cache charged to a stage", "memory cgroup"),
-        f"the kernel charges page cache to control groups, not processes; {_OWN_CGROUP}",
+        MEMORY["mem_page_cache_bytes"],
+        f"the kernel charges page cache to control groups, not to processes; {_OWN_CGROUP}",
     ),
-    (
-        _counter("net_tree_bytes", "B", "network bytes of a stage", "network namespace"),
-        "the kernel counts network bytes by interface, not process; needs a namespace per stage",
+    *(
+        (
+            NET[name],
+            "the kernel counts network bytes by interface, not by process; "
+            "it needs a network namespace of its own for each stage",
+        )
+        for name in ("net_rx_bytes", "net_tx_bytes")
     ),
 )
+_CPU_STAT = "cpu.stat of the recorder's control group"
+CGROUP = _table(
+    _counter("cgroup_cpu_seconds", "s", "CPU time of this control group", f"{_CPU_STAT}; cpuacct"),
+    _counter("cgroup_cpu_throttled_seconds", "s", "time held back by the CPU quota", _CPU_STAT),
+    _counter("cgroup_cpu_throttled_periods", "1", "periods in which it was held back", _CPU_STAT),
+    _gauge(
+        "cgroup_mem_used_bytes",
+        "B",
+        "memory of this control group, page cache included",
+        "memory.current; memory.usage_in_bytes",
+    ),
+    _gauge("cgroup_mem_page_cache_bytes", "B", "page cache of this control group", "memory.stat"),
+)
+SLOW = (*MACHINE_OTHER.values(), *TREE_SLOW.values(), *CGROUP.values())
+"""Sampled once a second whatever the collector's period."""
 METRICS = (
     *CPU.values(),
     *MEMORY.values(),
@@ -133,5 +155,5 @@ METRICS = (
     *NET.values(),
     *(metric for metric in TREE.values() if metric not in CPU.values()),
     *TREE_SLOW.values(),
-    *(metric for metric, _ in NOT_PER_TREE),
+    *CGROUP.values(),
 )

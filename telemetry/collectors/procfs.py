@@ -6,13 +6,13 @@ own units or in SI; `proc(5)` and the kernel's Documentation/ are the sources.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 CPU_MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-"""The first eight columns of the ``cpu`` line; ``guest`` follows and is within ``user`` already."""
+"""The first columns of the ``cpu`` line; ``guest`` follows and is within ``user`` already."""
 SECTOR_BYTES = 512
-"""Unit of /proc/diskstats whatever the device's own sector is (Documentation/admin-guide/iostats)."""
+"""Of /proc/diskstats, whatever the device's own is (Documentation/admin-guide/iostats.rst)."""
 
 
 class Stat(NamedTuple):
@@ -71,10 +71,17 @@ def parse_io(data: bytes) -> Io:
     return Io(int(f[1]), int(f[3]), int(f[9]), int(f[11]), int(f[13]))
 
 
-def parse_peak_rss_bytes(status: bytes) -> int | None:
-    """VmHWM of /proc/<pid>/status; None for kernel threads and zombies, which have no memory."""
-    at = status.find(b"VmHWM:")
-    return None if at < 0 else 1024 * int(status[at + 6 : status.index(b"kB", at)])
+def parse_status(data: bytes) -> tuple[int, int]:
+    """Peak resident memory (VmHWM) and swap of /proc/<pid>/status in bytes.
+
+    Kernel threads and processes that have ended have none: 0 and 0.
+    """
+    return _kilobytes(data, b"\nVmHWM:"), _kilobytes(data, b"\nVmSwap:")
+
+
+def _kilobytes(data: bytes, name: bytes) -> int:
+    at = data.find(name)
+    return 0 if at < 0 else 1024 * int(data[at + len(name) : data.index(b"kB", at)])
 
 
 def parse_cpu_ticks(data: bytes) -> list[int]:
@@ -82,14 +89,15 @@ def parse_cpu_ticks(data: bytes) -> list[int]:
     return [int(field) for field in data[: data.index(b"\n")].split()[1:9]]
 
 
-def parse_meminfo(data: bytes) -> dict[bytes, int]:
-    """/proc/meminfo in bytes by name; the few lines without kB are counts."""
-    found = {}
-    for line in data.splitlines():
-        name, _, rest = line.partition(b":")
-        number, _, unit = rest.strip().partition(b" ")
-        found[name] = int(number) * (1024 if unit == b"kB" else 1)
-    return found
+def parse_meminfo(data: bytes, names: Sequence[str]) -> list[int]:
+    """The values of these lines of /proc/meminfo in bytes; ValueError if there is no such line."""
+    data = b"\n" + data
+    values = []
+    for name in names:
+        line = f"\n{name}:".encode()
+        start = data.index(line) + len(line)
+        values.append(1024 * int(data[start : data.index(b"kB", start)]))
+    return values
 
 
 def parse_pressure_us(data: bytes) -> dict[bytes, int]:
@@ -99,52 +107,42 @@ def parse_pressure_us(data: bytes) -> dict[bytes, int]:
     }
 
 
-class Disk(NamedTuple):
-    """One line of /proc/diskstats."""
+def parse_diskstats(data: bytes, names: Collection[str] | None = None) -> dict[str, list[float]]:
+    """/proc/diskstats: reads, bytes read, s of reading, the same of writes, and s busy.
 
-    reads: int
-    read_bytes: int
-    read_ms: int
-    writes: int
-    write_bytes: int
-    write_ms: int
-    busy_ms: int
-
-
-def parse_diskstats(data: bytes, wanted: Collection[bytes]) -> dict[bytes, Disk]:
-    """The lines of /proc/diskstats that belong to the devices ``wanted``."""
-    found = {}
+    By device: all, or those with ``names``.
+    """
+    found: dict[str, list[float]] = {}
     for line in data.splitlines():
         f = line.split(None, 13)
-        if f[2] in wanted:
-            found[f[2]] = Disk(
-                int(f[3]),
-                int(f[5]) * SECTOR_BYTES,
-                int(f[6]),
-                int(f[7]),
-                int(f[9]) * SECTOR_BYTES,
-                int(f[10]),
-                int(f[12]),
-            )
+        name = f[2].decode()
+        if names is not None and name not in names:
+            continue
+        found[name] = [
+            int(f[3]),
+            int(f[5]) * SECTOR_BYTES,
+            int(f[6]) / 1e3,
+            int(f[7]),
+            int(f[9]) * SECTOR_BYTES,
+            int(f[10]) / 1e3,
+            int(f[12]) / 1e3,
+        ]
     return found
 
 
-class Interface(NamedTuple):
-    """One line of /proc/net/dev."""
+def parse_net_dev(data: bytes, names: Collection[str] | None = None) -> dict[str, list[float]]:
+    """/proc/net/dev: bytes and packets received, bytes and packets sent; per interface.
 
-    rx_bytes: int
-    rx_packets: int
-    tx_bytes: int
-    tx_packets: int
-
-
-def parse_net_dev(data: bytes) -> dict[str, Interface]:
-    """/proc/net/dev: bytes and packets of each interface of this network namespace."""
-    found = {}
+    All interfaces, or those with ``names``.
+    """
+    found: dict[str, list[float]] = {}
     for line in data.splitlines()[2:]:
-        name, _, rest = line.rpartition(b":")
+        raw, _, rest = line.rpartition(b":")
+        name = raw.strip().decode()
+        if names is not None and name not in names:
+            continue
         f = rest.split()
-        found[name.strip().decode()] = Interface(int(f[0]), int(f[1]), int(f[8]), int(f[9]))
+        found[name] = [int(f[0]), int(f[1]), int(f[8]), int(f[9])]
     return found
 
 
@@ -171,43 +169,3 @@ def parse_mounts(data: bytes) -> list[tuple[str, str, frozenset[str]]]:
         point = f[1].replace(r"\040", " ").replace(r"\011", "\t").replace(r"\134", "\\")
         mounts.append((point, f[2], frozenset(f[3].split(","))))
     return mounts
-
-
-class PidStat(NamedTuple):
-    """/proc/<pid>/stat as far as accounts of process trees need it; CPU in ticks."""
-
-    start: int
-    ppid: int
-    user: int
-    system: int
-    children_user: int
-    children_system: int
-    minor_faults: int
-    major_faults: int
-    children_minor_faults: int
-    children_major_faults: int
-    rss_bytes: int
-    threads: int
-
-
-PidIo = Io
-parse_pid_io = parse_io
-
-
-def parse_pid_stat(data: bytes) -> PidStat:
-    """The same fields of /proc/<pid>/stat under the names of the accounts."""
-    stat = parse_stat(0, data)
-    return PidStat(
-        start=stat.start_ticks,
-        ppid=stat.ppid,
-        user=stat.utime,
-        system=stat.stime,
-        children_user=stat.cutime,
-        children_system=stat.cstime,
-        minor_faults=stat.minflt,
-        major_faults=stat.majflt,
-        children_minor_faults=stat.cminflt,
-        children_major_faults=stat.cmajflt,
-        rss_bytes=stat.rss_pages * 4096,
-        threads=stat.threads,
-    )

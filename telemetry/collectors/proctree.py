@@ -1,7 +1,11 @@
 """Accounts of process trees: what they used, children that are gone included.
 
-The kernel adds a process's counters to its parent's when the parent waits for it. A sum over a tree
-therefore keeps what its dead used, as long as each is counted once: ``Accounts`` sees to that.
+The kernel adds a process's counters to its parent's when the parent waits for it, so a sum over a
+tree keeps what its dead used, as long as each is counted once. ``TreeAccount`` sees to that and is
+pure; ``ProcessTable`` reads /proc.
+
+Whether a parent took a vanished child over is told by page faults: they move together with CPU
+time and I/O, no process runs without them, and unlike CPU time they are not cut to whole ticks.
 """
 
 from __future__ import annotations
@@ -11,205 +15,205 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from telemetry.collectors.proc_files import PidIo, PidStat, parse_pid_io, parse_pid_stat
+from telemetry.collectors.procfs import Io, Stat, parse_io, parse_stat
 
 Usage = tuple[int, ...]
-USAGE = (
-    "user",
-    "system",
-    "minor_faults",
-    "major_faults",
-    *PidIo._fields,
-)
-"""Fields of a ``Usage``, each with the share of reaped children in it; CPU in ticks."""
-_NOTHING: Usage = (0,) * len(USAGE)
-_NO_IO = PidIo(0, 0, 0, 0, 0)
-_SLACK_TICKS = 2  # each of user and system is cut to whole ticks
+"""Counters of one or more processes with their reaped children, in the order of ``USAGE``."""
+USAGE = ("user_ticks", "system_ticks", "minor_faults", "major_faults", *Io._fields)
+_BEFORE_IO = USAGE.index(Io._fields[0])
+NOTHING: Usage = (0,) * len(USAGE)
+_NO_IO = Io(0, 0, 0, 0, 0)
+_DEAD = b"X"
+"""State of a process that is being reaped: its parent may have its counters already."""
+
+Key = tuple[int, int]
+"""A process for good: its start in ticks and its number, as numbers are given again."""
 
 
 class Reading(NamedTuple):
     """One look at one process."""
 
-    start: int
-    ppid: int
+    stat: Stat
     usage: Usage
-    from_children: int
-    """CPU ticks in ``usage`` that came from reaped children."""
-    rss_bytes: int
-    threads: int
+    has_io: bool = True
+    """False where its I/O cannot be read: what it takes over from children is not seen either."""
+
+    @property
+    def order(self) -> Key:
+        """Start and number: a parent comes before its children."""
+        return self.stat.start_ticks, self.stat.pid
 
 
-class _Debt(NamedTuple):
-    """What processes that are gone had used and their parent has to take over."""
+def reading(stat: Stat, io: Io, *, has_io: bool = True) -> Reading:
+    """Put together what two files say of one process."""
+    usage = (
+        stat.utime + stat.cutime,
+        stat.stime + stat.cstime,
+        stat.minflt + stat.cminflt,
+        stat.majflt + stat.cmajflt,
+        *io,
+    )
+    return Reading(stat, usage, has_io)
 
-    parent_start: int
-    taken_before: int
-    owed: Usage
-    processes: int
 
+class TreeAccount:
+    """The sum over a set of processes that come and go; it never goes back. No I/O.
 
-class Accounts:
-    """The sum over a set of processes that come and go; it never goes back. Pure state, no I/O."""
+    A child is read after its parent. One that is waited for in between is seen as gone one update
+    before its parent has its counters: until then its last ones are kept, and never counted twice.
+    """
 
     def __init__(self) -> None:
-        self._seen: Mapping[int, Reading] = {}
-        self._debts: dict[int, _Debt] = {}
-        self._kept: Usage = _NOTHING
-        self._total: Usage = _NOTHING
+        self._members: dict[int, Reading] = {}
+        self._others: dict[int, Reading] = {}
+        self._owing: list[tuple[int, Usage]] = []
+        self._left: list[Reading] = []
+        self._lost: Usage = NOTHING
+        self._debt: Usage = NOTHING
+        self._total: Usage = NOTHING
 
-    def update(self, now: Mapping[int, Reading]) -> Usage:
-        """Take in all processes of the set as they are now; returns what the set has used so far.
+    def update(self, now: Mapping[int, Reading], others: Mapping[int, Reading]) -> Usage:
+        """Take in the set as it is now; returns what it has used so far.
 
-        Parents must have been read before their children: a child that is waited for between the
-        two readings is then missing for one moment, and never counted twice.
+        ``others`` are processes outside of the set whose parent is in it: what the parent takes
+        over from them when they end is not the set's.
         """
-        gone = {pid: was for pid, was in self._seen.items() if not _same(now.get(pid), was)}
-        carried: dict[int, Usage] = {}
-        for parent, debt in self._debts.items():
-            heir = now.get(parent)
-            if heir is not None and heir.start == debt.parent_start:
-                taken = heir.from_children - debt.taken_before
-                if taken + _SLACK_TICKS * debt.processes < debt.owed[0] + debt.owed[1]:
-                    self._kept = _sum(self._kept, debt.owed)  # nobody waited: it would be lost
-            elif parent in gone:
-                carried[parent] = debt.owed
-            else:
-                self._kept = _sum(self._kept, debt.owed)
-        self._debts = {}
-        for pid, was in gone.items():
-            self._owe(was, _sum(was.usage, carried.get(pid, _NOTHING)))
-        self._seen = dict(now)
-        live = _NOTHING
-        for reading in now.values():
-            live = _sum(live, reading.usage)
-        self._total = tuple(map(max, self._total, _sum(live, self._kept)))
+        if now == self._members and others == self._others and not (self._owing or self._left):
+            return self._total  # everything slept
+        growth = {
+            pid: max(0, _taken_over(one) - _taken_over(self._members[pid]))
+            for pid, one in now.items()
+            if _same(self._members.get(pid), one)
+        }
+        self._settle_others(others, growth)
+        self._settle_members(now, growth)
+        self._members, self._others = dict(now), dict(others)
+        usages = [one.usage for one in now.values()]
+        usages += [owed for _, owed in self._owing]
+        held = [sum(column) for column in zip(NOTHING, self._lost, *usages, strict=True)]
+        self._total = tuple(
+            [max(*pair) for pair in zip(self._total, _minus(held, self._debt), strict=True)]
+        )
         return self._total
 
-    def _owe(self, was: Reading, owed: Usage) -> None:
-        parent = self._seen.get(was.ppid)
-        if parent is None:
-            self._kept = _sum(self._kept, owed)
-            return
-        before = self._debts.get(was.ppid)
-        if before is not None:
-            owed = _sum(owed, before.owed)
-        self._debts[was.ppid] = _Debt(
-            parent_start=parent.start,
-            taken_before=parent.from_children,
-            owed=owed,
-            processes=1 if before is None else before.processes + 1,
-        )
+    def leave(self, pid: int) -> None:
+        """Let a process that is found to belong elsewhere go, without taking it for dead."""
+        self._members.pop(pid, None)
+
+    def _settle_others(self, others: Mapping[int, Reading], growth: dict[int, int]) -> None:
+        gone = [one for pid, one in self._others.items() if not _same(others.get(pid), one)]
+        unpaid = []
+        for again, ones in ((True, self._left), (False, gone)):
+            for one in ones:
+                if _pay(growth, one.stat.ppid, one.usage):
+                    self._debt = _plus(self._debt, one.usage)
+                elif not again:
+                    unpaid.append(one)
+        self._left = unpaid
+
+    def _settle_members(self, now: Mapping[int, Reading], growth: dict[int, int]) -> None:
+        """Find out who has taken over what the members that are gone had used."""
+        gone = [one for pid, one in self._members.items() if not _same(now.get(pid), one)]
+        gone.sort(key=lambda one: one.order)
+        due, self._owing = self._owing, []
+        late = []
+        for parent, owed in due:
+            if parent not in now:
+                late.append((parent, owed))
+            elif not _pay(growth, parent, owed):
+                self._lost = _plus(self._lost, owed)  # nobody waited for it
+            else:
+                self._keep_unseen(now[parent], owed)
+        for pid, owed in [*((one.stat.ppid, one.usage) for one in gone), *late]:
+            heir = self._heir(pid, now)
+            if heir is None:
+                self._lost = _plus(self._lost, owed)
+            elif not _pay(growth, heir, owed):
+                self._owing.append((heir, owed))
+            else:
+                self._keep_unseen(now[heir], owed)
+
+    def _keep_unseen(self, heir: Reading, owed: Usage) -> None:
+        if not heir.has_io:
+            self._lost = _plus(self._lost, (0,) * _BEFORE_IO + owed[_BEFORE_IO:])
+
+    def _heir(self, pid: int, now: Mapping[int, Reading]) -> int | None:
+        """``pid`` or its nearest ancestor that lives: what a dead one had got went on to that."""
+        for _ in range(len(self._members)):
+            was = self._members.get(pid)
+            if was is None:
+                return None
+            if _same(now.get(pid), was):
+                return pid
+            pid = was.stat.ppid
+        return None
 
 
-def _same(now: Reading | None, was: Reading) -> bool:
-    return now is not None and now.start == was.start
+def _taken_over(one: Reading) -> int:
+    return one.stat.cminflt + one.stat.cmajflt
 
 
-def _sum(a: Usage, b: Usage) -> Usage:
-    return tuple(x + y for x, y in zip(a, b, strict=True))
+def _pay(growth: dict[int, int], parent: int, owed: Usage) -> bool:
+    """Whether ``parent`` took over at least what is owed; it is paid only once."""
+    faults = owed[2] + owed[3]
+    if growth.get(parent, -1) < faults:
+        return False
+    growth[parent] -= faults
+    return True
 
 
-def reading(stat: PidStat, io: PidIo) -> Reading:
-    """Put together what two files say of one process."""
-    return Reading(
-        start=stat.start,
-        ppid=stat.ppid,
-        usage=(
-            stat.user + stat.children_user,
-            stat.system + stat.children_system,
-            stat.minor_faults + stat.children_minor_faults,
-            stat.major_faults + stat.children_major_faults,
-            *io,
-        ),
-        from_children=stat.children_user + stat.children_system,
-        rss_bytes=stat.rss_bytes,
-        threads=stat.threads,
-    )
+def _same(one: Reading | None, other: Reading) -> bool:
+    return one is not None and one.stat[1] == other.stat[1]
 
 
-class _Member:
-    """An open process: its files stay open, so that a look costs two reads."""
+def _plus(a: Usage, b: Usage) -> Usage:
+    return tuple([x + y for x, y in zip(a, b, strict=True)])
 
-    def __init__(self, pid: int) -> None:
-        self._stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        self._io: int | None = None
-        with contextlib.suppress(OSError):  # another user's process
-            self._io = os.open(f"/proc/{pid}/io", os.O_RDONLY | os.O_CLOEXEC)
 
-    def look(self) -> Reading:
-        """Raises ProcessLookupError when the process has been waited for."""
-        stat = parse_pid_stat(os.pread(self._stat, 1024, 0))
-        io = _NO_IO
-        if self._io is not None:
-            with contextlib.suppress(OSError):
-                io = parse_pid_io(os.pread(self._io, 1024, 0))
-        return reading(stat, io)
+def _minus(a: Iterable[int], b: Usage) -> Usage:
+    return tuple([x - y for x, y in zip(a, b, strict=True)])
+
+
+class Process:
+    """A process whose files stay open: a look costs two reads, and none of parsing if it slept."""
+
+    def __init__(self, pid: int, proc: str) -> None:
+        """Raises OSError if it is gone already."""
+        self.pid = pid
+        self._stat = os.open(f"{proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        self._io = -1
+        self.io_error: OSError | None = None
+        try:
+            self._io = os.open(f"{proc}/{pid}/io", os.O_RDONLY | os.O_CLOEXEC)
+            os.pread(self._io, 1, 0)
+        except OSError as error:
+            self.io_error = error
+        self._stat_bytes, self._io_bytes = b"", b""
+        self._io_values = _NO_IO
+        self.last: Reading | None = None
+
+    def look(self, *, with_io: bool = True) -> Reading | None:
+        """The process now; None once it has been waited for."""
+        try:
+            stat_bytes = os.pread(self._stat, 1024, 0)
+        except ProcessLookupError:
+            return None
+        io_bytes = self._io_bytes
+        if (with_io or self.last is None) and self.io_error is None:
+            with contextlib.suppress(OSError):  # it changed its user: its last values stand
+                io_bytes = os.pread(self._io, 512, 0)
+        if self.last is not None and stat_bytes == self._stat_bytes and io_bytes == self._io_bytes:
+            return self.last
+        stat = parse_stat(self.pid, stat_bytes)
+        if stat.state == _DEAD:
+            return None
+        if io_bytes != self._io_bytes:
+            self._io_values = parse_io(io_bytes)
+        self._stat_bytes, self._io_bytes = stat_bytes, io_bytes
+        self.last = reading(stat, self._io_values, has_io=self.io_error is None)
+        return self.last
 
     def close(self) -> None:
         os.close(self._stat)
-        if self._io is not None:
+        if self._io >= 0:
             os.close(self._io)
-
-
-class Tree:
-    """A process and all that descend from it, from its start on."""
-
-    def __init__(self, root: int) -> None:
-        """Raises ProcessLookupError or FileNotFoundError if the process is gone already."""
-        self._members = {root: _Member(root)}
-        self._accounts = Accounts()
-        self.start_ticks = self._members[root].look().start
-
-    def adopt(self, parents: Mapping[int, int]) -> None:
-        """Take in the new descendants; ``parents`` has the parent of every process."""
-        children: dict[int, list[int]] = {}
-        for pid, parent in parents.items():
-            children.setdefault(parent, []).append(pid)
-        todo = list(self._members)
-        while todo:
-            for pid in children.get(todo.pop(), ()):
-                if pid not in self._members:
-                    with contextlib.suppress(OSError):  # it ended just now
-                        self._members[pid] = _Member(pid)
-                        todo.append(pid)
-
-    def look(self) -> tuple[Usage, list[Reading]]:
-        """What the tree has used since its root began, and its living processes."""
-        now = {}
-        for pid, member in list(self._members.items()):
-            try:
-                now[pid] = member.look()
-            except OSError:
-                member.close()
-                del self._members[pid]
-        return self._accounts.update(now), list(now.values())
-
-    def pids(self) -> list[int]:
-        """Its processes at the last look."""
-        return list(self._members)
-
-    def close(self) -> None:
-        for member in self._members.values():
-            member.close()
-        self._members = {}
-
-
-def read_all(pids: Iterable[int]) -> dict[int, Reading]:
-    """Look at every process once, the oldest first; those of other users without their I/O."""
-    found = {}
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/stat", "rb", 0) as file:  # noqa: PTH123 - half the time of Path
-                stat = parse_pid_stat(file.read(1024))
-        except OSError:
-            continue
-        io = _NO_IO
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/io", "rb", 0) as file:  # noqa: PTH123
-            io = parse_pid_io(file.read(1024))
-        found[pid] = reading(stat, io)
-    return found
-
-
-def all_pids() -> list[int]:
-    """Every process of this machine, in the order of their numbers: mostly parents first."""
-    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208

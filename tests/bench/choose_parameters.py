@@ -1,11 +1,13 @@
-"""Which parameters the four validation folds choose. The test folds are never opened here.
+"""Which parameters the four validation folds choose. No choice looks at a test fold.
 
     python tests/bench/choose_parameters.py baselines TABLE    the published models' grids
     python tests/bench/choose_parameters.py mlp TABLE          the candidates of our own net
+    python tests/bench/choose_parameters.py spread TABLE       how far other draws move the forest
 
 TABLE is the published transactions as one Parquet file, or a folder of daily training tables. The
 choice per published model and metric is what tests/training/test_published.py pins. One net must
 serve all three metrics: the highest sum of them is chosen, and is the default of its settings.
+The spread is the published forest's on its own test folds, over random states: nothing is chosen.
 """
 
 from __future__ import annotations
@@ -119,7 +121,9 @@ def read_folds(table: DayTable, windows: tuple[Window, ...]) -> list[Fold]:
     ]
 
 
-def published_scores(kind: str, parameters: dict[str, Any], fold: Fold) -> np.ndarray:
+def published_scores(
+    kind: str, parameters: dict[str, Any], fold: Fold, random_state: int = 0
+) -> np.ndarray:
     """Fit a published model on the fold's training rows and score its assessed rows."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
@@ -134,7 +138,7 @@ def published_scores(kind: str, parameters: dict[str, Any], fold: Fold) -> np.nd
     }
     train_part, assessed = fold
     workers = {"n_jobs": -1} if kind == "forest" else {}
-    model = classes[kind](random_state=0, **parameters, **workers)
+    model = classes[kind](random_state=random_state, **parameters, **workers)
     pipeline = make_pipeline(StandardScaler(), model)
     pipeline.fit(_published_columns(train_part), train_part.is_fraud)
     return pipeline.predict_proba(_published_columns(assessed))[:, 1]
@@ -175,6 +179,20 @@ def _table(path: Path, scratch: Path) -> DayTable:
     return DayTable(folder=write_published_days(path, scratch))
 
 
+def print_spread(each: list[Fold], parameters: dict[str, Any], states: int = 8) -> None:
+    """Print the forest's four-fold means for some random states, their mean and their spread."""
+    means = []
+    for state in range(states):
+        means.append(
+            mean_metrics(
+                lambda fold, state=state: published_scores("forest", parameters, fold, state), each
+            )
+        )
+        print(f"random_state={state}", *(f"{value:.4f}" for value in means[-1]), flush=True)
+    print("mean          ", *(f"{value:.4f}" for value in np.mean(means, axis=0)))
+    print("sd            ", *(f"{value:.4f}" for value in np.std(means, axis=0, ddof=1)))
+
+
 def _candidates(what: str) -> Iterator[tuple[str, str, Callable[[Fold], np.ndarray]]]:
     if what == "mlp":
         for candidate in CANDIDATES:
@@ -194,12 +212,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=("baselines", "mlp"))
+    parser.add_argument("what", choices=("baselines", "mlp", "spread"))
     parser.add_argument("table", type=Path)
     asked = parser.parse_args()
     results: dict[str, list[tuple[str, np.ndarray]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        each = read_folds(_table(asked.table, Path(scratch)), VALIDATION)
+        table = _table(asked.table, Path(scratch))
+        if asked.what == "spread":
+            print_spread(read_folds(table, TEST), {"n_estimators": 100, "max_depth": 20})
+            return
+        each = read_folds(table, VALIDATION)
         for kind, name, scores_of in _candidates(asked.what):
             begun = time.perf_counter()
             means = mean_metrics(scores_of, each)

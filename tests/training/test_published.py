@@ -4,6 +4,10 @@ Each model's parameters are chosen per metric on the four validation folds that 
 folds. That search takes minutes (tests/bench/choose_parameters.py baselines), so its choice is
 pinned here and only the chosen models are fitted. The published figures are means over the four
 prequential test folds.
+
+Regression and tree give them to .002. A forest draws its rows by position, and the published table
+has the rows of one second (119,079 ties) in an order that is not known here, so its draws cannot be
+repeated: a forest is held to .002 and twice the spread that other draws have.
 """
 
 from __future__ import annotations
@@ -32,6 +36,14 @@ PUBLISHED = {
     "forest": (0.870, 0.678, 0.299),
 }
 """AUC ROC, average precision and card precision@100 as published, to three places."""
+TOLERANCE = 0.002
+DRAW_SD = {
+    "tree": (0.0, 0.0, 0.0),
+    "logistic": (0.0, 0.0, 0.0),
+    "forest": (0.0046, 0.0024, 0.0009),
+}
+"""Standard deviation of the four-fold means over eight random states, features and rows fixed
+(tests/bench/choose_parameters.py spread)."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +67,8 @@ def test_a_published_row_is_reproduced(choose: ModuleType, each_fold: list[Any],
                 lambda fold, one=parameters: choose.published_scores(kind, one, fold), each_fold
             )
         means[column] = fitted[key][column]
-    assert means == pytest.approx(PUBLISHED[kind], abs=0.002)
+    allowed = TOLERANCE + 2 * np.array(DRAW_SD[kind])
+    assert (np.abs(means - PUBLISHED[kind]) <= allowed).all(), (means, PUBLISHED[kind], allowed)
 
 
 def test_the_choice_is_one_of_the_published_grid(choose: ModuleType) -> None:
@@ -67,6 +80,10 @@ def test_the_choice_is_one_of_the_published_grid(choose: ModuleType) -> None:
 def test_no_validation_fold_reaches_into_a_test_fold(choose: ModuleType) -> None:
     first_test_day = min(window.test_start for window in choose.TEST)
     assert max(window.test_end for window in choose.VALIDATION) < first_test_day
+
+
+def test_the_chosen_net_is_one_of_those_that_were_compared(choose: ModuleType) -> None:
+    assert choose.CHOSEN_MLP in choose.CANDIDATES
 
 
 def test_the_chosen_net_reaches_the_goals(choose: ModuleType, each_fold: list[Any]) -> None:

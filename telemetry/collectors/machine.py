@@ -1,0 +1,340 @@
+"""The machine's own figures: files of the kernel, each with its parser and the series it gives.
+
+Every file is opened once and stays open; what is not there is decided then, with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from telemetry.collectors import guest_metrics as metrics
+from telemetry.collectors.procfs import (
+    parse_cgroup_paths,
+    parse_cpu_ticks,
+    parse_diskstats,
+    parse_flat,
+    parse_meminfo,
+    parse_mounts,
+    parse_net_dev,
+    parse_pressure_us,
+)
+from telemetry.samples import Metric, Sample, Series
+
+MACHINE = "machine"
+_NOT_DISKS = ("loop", "ram", "zram", "sr", "fd")
+_CHUNK_BYTES = 1 << 16
+_ONE_READ_BYTES = 2048
+"""A file that is longer can have more than one read gave (the kernel's buffer begins at 4 KiB)."""
+_CPU_LINE_BYTES = 512
+_SI = 1e6
+_NO_TRAFFIC = (0, 0, 0, 0)
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+Values = Sequence[float | None]
+Parser = Callable[[bytes], Values]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file and the series that it gives, in the order of the parser's values."""
+
+    path: str
+    descriptor: int
+    series: tuple[Series, ...]
+    parse: Parser
+    limit: int | None = None
+    """Only so many bytes are of use."""
+
+    def sample(self, now_ns: Callable[[], int]) -> list[Sample]:
+        """Read and parse; raises OSError. A value of None is left out."""
+        if self.limit is None:
+            data = read_whole(self.descriptor)
+        else:
+            data = os.pread(self.descriptor, self.limit, 0)
+        ts_ns = now_ns()
+        return [
+            Sample(ts_ns, series, value)
+            for series, value in zip(self.series, self.parse(data), strict=True)
+            if value is not None
+        ]
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def read_whole(descriptor: int) -> bytes:
+    """All of a kernel's file from its beginning; long ones come a page at a time."""
+    data = os.pread(descriptor, _CHUNK_BYTES, 0)
+    while len(data) > _ONE_READ_BYTES and (chunk := os.pread(descriptor, _CHUNK_BYTES, len(data))):
+        data += chunk
+    return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What was found: sources for each sample, those for once a second, and what is absent."""
+
+    fast: tuple[Source, ...]
+    slow: tuple[Source, ...]
+    absent: tuple[Series, ...]
+
+    @property
+    def series(self) -> list[Series]:
+        return [one for source in (*self.fast, *self.slow) for one in source.series]
+
+
+def open_machine(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Machine:
+    """Open every file of the machine once; a missing one becomes absent series with the reason."""
+    found = _Found()
+    found.try_open(
+        proc / "stat", [(MACHINE, one) for one in metrics.CPU.values()], _cpu, limit=_CPU_LINE_BYTES
+    )
+    found.try_open(proc / "meminfo", [(MACHINE, one) for one in metrics.MEMORY.values()], _memory)
+    for resource in ("cpu", "memory", "io"):
+        _open_pressure(found, proc / "pressure" / resource, resource)
+    _open_disks(found, proc / "diskstats", sys)
+    _open_interfaces(found, proc / "net/dev", sys)
+    fast, found.sources = tuple(found.sources), []
+    _open_cgroup(found, proc)
+    return Machine(fast=fast, slow=tuple(found.sources), absent=tuple(found.absent))
+
+
+class _Found:
+    """Sources and absent series on the way to a ``Machine``."""
+
+    def __init__(self) -> None:
+        self.sources: list[Source] = []
+        self.absent: list[Series] = []
+
+    def try_open(
+        self,
+        path: Path,
+        series: Iterable[tuple[str, Metric]],
+        parse: Parser,
+        *,
+        why: str = "",
+        limit: int | None = None,
+    ) -> None:
+        """Open, read and parse a file once; it becomes a source or a reason."""
+        wanted = list(series)
+        descriptor = -1
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            values = parse(read_whole(descriptor))
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"unreadable ({error!r})"
+            self.lack(wanted, f"{path}: {reason}{why}")
+            if descriptor >= 0:
+                os.close(descriptor)
+            return
+        missing = [one for one, value in zip(wanted, values, strict=True) if value is None]
+        self.lack(missing, f"{path} does not have it{why}")
+        self.sources.append(
+            Source(
+                path=str(path),
+                descriptor=descriptor,
+                series=tuple(
+                    Series(entity=entity, metric=metric)
+                    for (entity, metric), value in zip(wanted, values, strict=True)
+                    if value is not None
+                ),
+                parse=_only(parse, values) if missing else parse,
+                limit=limit,
+            )
+        )
+
+    def lack(self, series: Iterable[tuple[str, Metric]], reason: str) -> None:
+        self.absent += [
+            Series(entity=entity, metric=metric, reason=reason) for entity, metric in series
+        ]
+
+
+def _only(parse: Parser, first: Values) -> Parser:
+    """Leave out what was missing on opening."""
+    kept = [index for index, value in enumerate(first) if value is not None]
+
+    def some(data: bytes) -> Values:
+        values = parse(data)
+        return [values[index] for index in kept]
+
+    return some
+
+
+def _cpu(data: bytes) -> Values:
+    return [ticks / _TICKS_PER_S for ticks in parse_cpu_ticks(data)]
+
+
+_MEMINFO = (
+    "MemTotal",
+    "MemAvailable",
+    "Cached",
+    "Buffers",
+    "Shmem",
+    "Dirty",
+    "Writeback",
+    "SwapTotal",
+    "SwapFree",
+)
+
+
+def _memory(data: bytes) -> Values:
+    total, available, cached, buffers, shared, dirty, writeback, swap, swap_free = parse_meminfo(
+        data, _MEMINFO
+    )
+    cache = cached + buffers - shared
+    return [total, total - available, available, cache, dirty, writeback, swap - swap_free]
+
+
+def _open_pressure(found: _Found, path: Path, resource: str) -> None:
+    extents = ["some", "full"]
+    if resource == "cpu":
+        # The kernel writes 0 there for the sake of old readers (kernel/sched/psi.c).
+        extents.remove("full")
+        found.lack(
+            [(MACHINE, metrics.PRESSURE["cpu", "full"])],
+            "the kernel defines it for control groups only, not for a machine",
+        )
+    found.try_open(
+        path,
+        [(MACHINE, metrics.PRESSURE[resource, extent]) for extent in extents],
+        lambda data: [parse_pressure_us(data)[extent.encode()] / _SI for extent in extents],
+        why=" (a kernel without pressure stall information, or psi=0)",
+    )
+
+
+def _open_disks(found: _Found, path: Path, sys: Path) -> None:
+    try:
+        names = [name for name in parse_diskstats(path.read_bytes()) if _is_disk(name, sys)]
+    except OSError:
+        names = []
+    if not names:
+        found.lack(
+            [("disk", metric) for metric in metrics.DISK.values()],
+            f"{path} shows no whole disk",
+        )
+        return
+    found.try_open(path, _each("disk", names, metrics.DISK), _rows_of(parse_diskstats, names, 7))
+
+
+def _is_disk(name: str, sys: Path) -> bool:
+    """Whether it is a whole disk: what is stacked on disks, or part of one, would count twice."""
+    block = sys / "block" / name.replace("/", "!")
+    slaves = block / "slaves"
+    return (
+        not name.startswith(_NOT_DISKS)
+        and block.is_dir()
+        and not (slaves.is_dir() and any(slaves.iterdir()))
+        and int((block / "size").read_text()) > 0
+    )
+
+
+def _open_interfaces(found: _Found, path: Path, sys: Path) -> None:
+    try:
+        names = list(parse_net_dev(path.read_bytes()))
+    except OSError:
+        names = []
+    hardware = [name for name in names if (sys / "class/net" / name / "device").exists()]
+    added = hardware or [name for name in names if name != "lo"]
+    every = _rows_of(parse_net_dev, names, 4)
+    series = list(_each("net", names, metrics.NET))
+    if not added:
+        found.lack(
+            [(MACHINE, metric) for metric in metrics.NET.values()],
+            f"{path} shows no interface but lo",
+        )
+        found.try_open(path, series, every)
+        return
+
+    def with_sum(data: bytes) -> Values:
+        rows = parse_net_dev(data)
+        parts = [rows.get(name, _NO_TRAFFIC) for name in added]
+        return [
+            *(value for name in names for value in rows.get(name, (None,) * 4)),
+            *(sum(column) for column in zip(*parts, strict=True)),
+        ]
+
+    series += [(MACHINE, metric) for metric in metrics.NET.values()]
+    found.try_open(path, series, with_sum)
+
+
+def _each(
+    kind: str, names: Iterable[str], table: Mapping[str, Metric]
+) -> Iterator[tuple[str, Metric]]:
+    return ((f"{kind}:{name}", metric) for name in names for metric in table.values())
+
+
+def _rows_of(
+    parse: Callable[[bytes, Collection[str]], Mapping[str, Sequence[float]]],
+    names: Sequence[str],
+    width: int,
+) -> Parser:
+    """The rows of these names one after another; those of a device that was unplugged are None."""
+
+    missing = (None,) * width
+
+    def rows(data: bytes) -> Values:
+        parsed = parse(data, names)
+        return [value for name in names for value in parsed.get(name, missing)]
+
+    return rows
+
+
+def _open_cgroup(found: _Found, proc: Path) -> None:
+    cgroup = metrics.CGROUP
+    entity = "cgroup"
+    cpu = [(entity, cgroup[f"cgroup_cpu_{name}"]) for name in ("seconds",)]
+    throttled = [
+        (entity, cgroup[f"cgroup_cpu_throttled_{name}"]) for name in ("seconds", "periods")
+    ]
+    used = [(entity, cgroup["cgroup_mem_used_bytes"])]
+    cache = [(entity, cgroup["cgroup_mem_page_cache_bytes"])]
+    two, one = cgroup_folders(proc)
+    if (two / "cpu.stat").is_file() and (two / "memory.current").is_file():
+        found.try_open(two / "cpu.stat", [*cpu, *throttled], _cpu_stat_2)
+        found.try_open(two / "memory.current", used, lambda data: [int(data)])
+        found.try_open(two / "memory.stat", cache, lambda data: [parse_flat(data)[b"file"]])
+        return
+    nowhere = Path("cgroup")
+    usage = one.get("cpuacct", nowhere) / "cpuacct.usage"
+    found.try_open(usage, cpu, lambda data: [int(data) / 1e9])
+    found.try_open(one.get("cpu", nowhere) / "cpu.stat", throttled, _cpu_stat_1)
+    memory = one.get("memory", nowhere)
+    found.try_open(memory / "memory.usage_in_bytes", used, lambda data: [int(data)])
+    found.try_open(memory / "memory.stat", cache, lambda data: [parse_flat(data)[b"total_cache"]])
+
+
+def _cpu_stat_2(data: bytes) -> Values:
+    stat = parse_flat(data)
+    held_us = stat.get(b"throttled_usec")
+    return [
+        stat[b"usage_usec"] / _SI,
+        None if held_us is None else held_us / _SI,
+        stat.get(b"nr_throttled"),
+    ]
+
+
+def _cpu_stat_1(data: bytes) -> Values:
+    stat = parse_flat(data)
+    return [stat[b"throttled_time"] / 1e9, stat[b"nr_throttled"]]
+
+
+def cgroup_folders(proc: Path = Path("/proc")) -> tuple[Path, dict[str, Path]]:
+    """Folder of this process's control group in v2, and per controller in v1."""
+    paths = parse_cgroup_paths((proc / "self/cgroup").read_bytes())
+    two, one = Path("cgroup2"), {}
+    for point, kind, options in parse_mounts((proc / "self/mounts").read_bytes()):
+        if kind == "cgroup2":
+            two = _below(Path(point), paths.get("", "/"))
+        elif kind == "cgroup":
+            for controller in options & paths.keys():
+                one[controller] = _below(Path(point), paths[controller])
+    return two, one
+
+
+def _below(mount: Path, path: str) -> Path:
+    """In a container the path can be the host's: what is mounted is then the group itself."""
+    inside = mount / path.lstrip("/")
+    return inside if inside.is_dir() else mount
