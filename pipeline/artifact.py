@@ -12,6 +12,7 @@ Layout below the store's root::
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -198,6 +199,15 @@ def sync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_filesystem(path: Path) -> None:
+    """Write everything through that waits for the device below ``path``, whoever wrote it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        ctypes.CDLL(None).syncfs(handle)  # it only fails for a handle that is not open
     finally:
         os.close(handle)
 

@@ -110,13 +110,13 @@ class Model(_Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: CUDA with mixed precision where there is a GPU, else the CPU"
     )
-    hidden: tuple[Count, ...] = Field((64, 64), description="widths of the hidden layers")
+    hidden: tuple[Count, ...] = Field((128, 64), description="widths of the hidden layers")
     members: Count = Field(4, description="nets whose mean is the answer")
-    dropout: float = Field(0.1, ge=0, lt=1, description="share of hidden values dropped")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden values dropped")
     epochs: Count = Field(12, description="most epochs")
-    batch_size: Count = Field(512, description="rows in a step")
-    learning_rate: float = Field(4e-3, gt=0, description="of a step")
-    weight_decay: float = Field(1e-4, ge=0, description="of a step")
+    batch_size: Count = Field(1024, description="rows in a step")
+    learning_rate: float = Field(8e-3, gt=0, description="of a step")
+    weight_decay: float = Field(0.1, ge=0, description="of a step")
     average_decay: float = Field(
         0.99, ge=0, lt=1, description="share of the weights' running average that a step keeps"
     )

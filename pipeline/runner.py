@@ -6,23 +6,27 @@ import contextlib
 import errno
 import json
 import os
-import select
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from infra.placement import find_placement
-from infra.process import adopt_orphans, tied
-from pipeline.artifact import Artifact, Manifest, Store, drop_from_page_cache
+from infra.process import adopt_orphans
+from pipeline.artifact import (
+    Artifact,
+    Manifest,
+    Store,
+    drop_from_page_cache,
+    sync_filesystem,
+)
 from pipeline.child import no_space
 from pipeline.keys import package_versions, settings_of, stage_key
 from pipeline.leftovers import kill_children, recover_dead_runs
 from pipeline.recipe import Recipe
 from pipeline.stage import Stage
+from pipeline.stage_process import Interrupts, StageProcess
 from pipeline.stages import build_stages
 from pipeline.tracking import Champion, Tracking, TrackingAway
 from telemetry.clock import Clock, measure_offset_ns
@@ -33,7 +37,6 @@ from telemetry.session import new_record
 from telemetry.settings import TelemetrySettings
 
 STORE = ".stagescope"
-_GRACE_S = 3.0
 
 
 class Listener(Protocol):
@@ -63,6 +66,7 @@ class Run:
     record: dict[str, Any] = field(init=False)
     clock: Clock = field(init=False)
     _artifacts: dict[str, Artifact] = field(init=False, default_factory=dict)
+    _interrupts: Interrupts = field(init=False, default_factory=Interrupts)
     _champion: Champion | None = field(init=False, default=None)
     _serve: str | None = field(init=False, default=None)
     """Why there is nothing to serve, if so."""
@@ -78,7 +82,7 @@ class Run:
         with self.store.locked(f"run-{run_id}"):
             self._open(run_id)
             try:
-                with _terminate_as_interrupt():
+                with self._interrupts:
                     status = self._record_stages()
             except KeyboardInterrupt:
                 self._close("interrupted")
@@ -111,12 +115,17 @@ class Run:
         settings = TelemetrySettings(
             guest_hz=telemetry.guest_hz, gpu_hz=telemetry.gpu_hz, flush_s=telemetry.flush_s
         )
-        with Recording(self.folder.samples, self.clock, settings) as recording:
-            recording.watch("runner", os.getpid())
-            try:
-                return self._stages(recording)
-            finally:
-                self.record["losses"] += recording.losses
+        # What others wrote before, and the runner's own last lines, belong to no stage.
+        sync_filesystem(self.out)
+        recording = Recording(self.folder.samples, self.clock, settings)
+        try:
+            with recording:
+                recording.watch("runner", os.getpid())
+                status = self._stages(recording)
+                sync_filesystem(self.out)
+                return status
+        finally:
+            self.record["losses"] += recording.losses
 
     def _stages(self, recording: Recording) -> str:
         stages = build_stages(self.recipe)
@@ -210,29 +219,33 @@ class Run:
             )
         )
         self.listener.stage_started(stage.name)
-        child = _Child(stage.name, order, self.folder.path / "logs" / f"{stage.name}.log")
+        child = StageProcess(stage.name, order, self.folder.path / "logs" / f"{stage.name}.log")
         start_ns = self.clock.now_ns()
-        child.start()
-        entry = self._note_stage(
-            stage,
-            tell=False,
-            status="running",
-            start_ns=start_ns,
-            pid=child.pid,
-            key=key,
-            inputs=_as_json(inputs),
-        )
-        recording.watch(stage.name, child.pid)
+        entry: dict[str, Any] = {}
         try:
-            child.follow(lambda done, total: self.listener.stage_progress(stage.name, done, total))
+            with self._interrupts.held():
+                child.start()
+                entry = self._note_stage(
+                    stage,
+                    tell=False,
+                    status="running",
+                    start_ns=start_ns,
+                    pid=child.pid,
+                    key=key,
+                    inputs=_as_json(inputs),
+                )
+            recording.watch(stage.name, child.pid)
+            child.follow(partial(self.listener.stage_progress, stage.name))
         except BaseException:
-            child.stop()
+            if child.started:
+                child.stop()
             entry |= {"status": "interrupted", "reason": "the run was interrupted"}
             raise
         finally:
             entry["end_ns"] = self.clock.now_ns()
-            recording.unwatch(stage.name)
-            entry |= child.reap()
+            if child.started:
+                recording.unwatch(stage.name)
+                entry |= child.reap()
             kill_children(os.getpid(), spare=recording.pids())
             self._save()
         manifest = child.manifest
@@ -321,103 +334,6 @@ class Run:
         self._save()
 
 
-class _Child:
-    """The process of one stage: its reports, its end and what the kernel says it used."""
-
-    def __init__(self, name: str, order: Path, log: Path) -> None:
-        self._name, self._order, self._log = name, order, log
-        self._buffer = b""
-        self._error: str | None = None
-        self._exit = 0
-        self.manifest: Manifest | None = None
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def start(self) -> None:
-        self._reports, to_runner = os.pipe()
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                tied("pipeline.child", str(self._order), str(to_runner)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(to_runner,),
-                start_new_session=True,
-            )
-        os.close(to_runner)
-
-    def follow(self, progress: Callable[[int, int], None]) -> None:
-        """Read reports until the process has ended (it stays a zombie, its counters readable)."""
-        ended = os.pidfd_open(self.pid)
-        sources = [ended, self._reports]
-        try:
-            while ended in sources:
-                ready = select.select(sources, [], [])[0]
-                if self._reports in ready and not self._read(progress):
-                    sources.remove(self._reports)
-                elif ended in ready:
-                    break
-            while self._reports in sources and self._read(progress):
-                pass
-        finally:
-            os.close(ended)
-            os.close(self._reports)
-
-    def _read(self, progress: Callable[[int, int], None]) -> bool:
-        chunk = os.read(self._reports, 1 << 16)
-        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
-        for line in lines:
-            report = json.loads(line)
-            if "manifest" in report:
-                self.manifest = Manifest.from_json(report["manifest"])
-            elif "error" in report:
-                self._error = report["error"]
-            else:
-                progress(report["done"], report["total"])
-        return bool(chunk)
-
-    def stop(self) -> None:
-        """End the process and its group: politely, then not."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGTERM)
-            deadline = time.monotonic() + _GRACE_S
-            while time.monotonic() < deadline and not _ended(self.pid):
-                time.sleep(0.02)
-            os.killpg(self.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-
-    def reap(self) -> dict[str, Any]:
-        """Collect the process and return its exit code and the kernel's account of its tree."""
-        _, status, usage = os.wait4(self.pid, 0)
-        self._exit = os.waitstatus_to_exitcode(status)
-        self._process.returncode = self._exit
-        return {
-            "exit_code": self._exit,
-            "rusage": {
-                "user_s": usage.ru_utime,
-                "system_s": usage.ru_stime,
-                "max_rss_bytes": usage.ru_maxrss * 1024,
-                "read_bytes": usage.ru_inblock * 512,
-                "write_bytes": usage.ru_oublock * 512,
-            },
-        }
-
-    def why(self) -> str:
-        """A sentence on why there are no outputs."""
-        if self._error:
-            return self._error
-        if self._exit < 0:
-            name = signal.Signals(-self._exit).name
-            return f"killed by {name} (log: {self._log})"
-        return f"ended with exit code {self._exit} (log: {self._log})"
-
-
-def _ended(pid: int) -> bool:
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
-
-
 def _as_json(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     return {name: one.to_json() for name, one in artifacts.items()}
 
@@ -439,17 +355,3 @@ def _told(error: OSError, store: Path) -> OSError:
     if error.errno == errno.ENOSPC:
         return OSError(errno.ENOSPC, no_space(store))
     return error
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that both end a run in the same way."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -169,9 +169,12 @@ def _write_parts(
             path=places.parts / f"{day.isoformat()}-{file:05d}.parquet",
             rows=len(rows),
         )
-        columns = {name: values[rows] for name, values in judged.columns.items()}
+        # Rows that lie in one piece, as in most files, need no copy of the day.
+        in_one_piece = bool(np.all(np.diff(rows) == 1))
+        chosen = slice(int(rows[0]), int(rows[0]) + len(rows)) if in_one_piece else rows
+        columns = {name: values[chosen] for name, values in judged.columns.items()}
         write_parquet(clean_table(columns, seconds[start:stop]), part.path)
-        np.save(part.row_numbers, raw.row_numbers[rows])
+        np.save(part.row_numbers, raw.row_numbers[chosen])
         parts.append(part)
     return parts
 

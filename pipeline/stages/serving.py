@@ -57,8 +57,8 @@ class ServingStage:
         clean = inputs["clean"].path
         load = out / "load"
         load.mkdir()
-        # The server writes what it answers. It goes on with the files that SQLite itself wrote, and
-        # the artifact is their copy: a copy's pages lie in the cache in large pieces, and each small
+        # The server writes what it answers. It goes on with the files that SQLite itself wrote, the
+        # artifact is their copy: a copy's pages lie in the cache in large pieces, and each small
         # write into one would count as a write of the whole piece.
         live = context.work / "online"
         shutil.rmtree(live, ignore_errors=True)

@@ -243,11 +243,18 @@ def test_a_level_after_a_gap_holds_for_one_period_back() -> None:
     assert row.total == pytest.approx(17 * 10e-9)  # W and s make J
 
 
+@pytest.mark.parametrize(("distance", "covered"), [(25, 25), (26, 10)])
+def test_a_gap_begins_beyond_two_and_a_half_periods(distance: int, covered: int) -> None:
+    raw: list[Raw] = [(0, None, 5.0), (distance, None, 5.0)]
+    (row,) = rows_of("gauge", raw, span("a", 0, distance))
+    assert row.coverage == pytest.approx(covered / distance)
+
+
 def test_a_window_over_the_edge_is_shared_and_says_so() -> None:
     raw: list[Raw] = [(40, 20, 8.0), (60, 40, 2.0)]
     before, after = rows_of("window", raw, span("a", 0, 30), span("b", 30, 60))
-    assert (before.mean, before.coverage) == (8.0, pytest.approx(1 / 3))
-    assert (after.mean, after.coverage) == (pytest.approx(4.0), 1.0)
+    assert [before.mean, before.coverage] == pytest.approx([8.0, 1 / 3])
+    assert [after.mean, after.coverage] == pytest.approx([4.0, 1.0])
 
 
 def test_a_tick_between_two_samples_out_of_turn_is_no_burst() -> None:

@@ -28,7 +28,7 @@ end = time.process_time() + 1.5
 while time.process_time() < end:
     sum(range(1000))
 with open(sys.argv[1], "wb") as file:
-    file.write(os.urandom(1 << 20) * 4)
+    file.write(os.urandom(1 << 20) * 16)
     file.flush()
     os.fsync(file.fileno())
 """
@@ -62,7 +62,7 @@ def documents(folder: RunFolder) -> dict[str, Any]:
 
 
 def test_a_recorded_process_gets_its_profile_and_closes_its_books(tmp_path: Path) -> None:
-    """Real parts: a recorder beside a process that burns 1.5 s of CPU and writes 4 MiB."""
+    """Real parts: a recorder beside a process that burns 1.5 s of CPU and writes 16 MiB."""
     folder = RunFolder(tmp_path / "run")
     clock = Clock(offset_ns=measure_offset_ns())
     started_ns = clock.now_ns()

@@ -1,0 +1,152 @@
+"""A stage's process as the runner sees it, and the signals that may come while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from infra.process import tied
+from pipeline.artifact import Manifest
+
+_GRACE_S = 3.0
+"""Time between asking a stage to end and ending it."""
+
+
+class StageProcess:
+    """The process of one stage: its reports, its end and what the kernel says it used."""
+
+    def __init__(self, name: str, order: Path, log: Path) -> None:
+        self._name, self._order, self._log = name, order, log
+        self._buffer = b""
+        self.started = False
+        self._error: str | None = None
+        self._exit = 0
+        self.manifest: Manifest | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def start(self) -> None:
+        self._reports, to_runner = os.pipe()
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                tied("pipeline.child", str(self._order), str(to_runner)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(to_runner,),
+                start_new_session=True,
+            )
+        self.started = True
+        os.close(to_runner)
+
+    def follow(self, progress: Callable[[int, int], None]) -> None:
+        """Read reports until the process has ended (it stays a zombie, its counters readable)."""
+        ended = os.pidfd_open(self.pid)
+        sources = [ended, self._reports]
+        try:
+            while ended in sources:
+                ready = select.select(sources, [], [])[0]
+                if self._reports in ready and not self._read(progress):
+                    sources.remove(self._reports)
+                elif ended in ready:
+                    break
+            while self._reports in sources and self._read(progress):
+                pass
+        finally:
+            os.close(ended)
+            os.close(self._reports)
+
+    def _read(self, progress: Callable[[int, int], None]) -> bool:
+        chunk = os.read(self._reports, 1 << 16)
+        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        for line in lines:
+            report = json.loads(line)
+            if "manifest" in report:
+                self.manifest = Manifest.from_json(report["manifest"])
+            elif "error" in report:
+                self._error = report["error"]
+            else:
+                progress(report["done"], report["total"])
+        return bool(chunk)
+
+    def stop(self) -> None:
+        """End the process and its group: politely, then not."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGTERM)
+            deadline = time.monotonic() + _GRACE_S
+            while time.monotonic() < deadline and not _ended(self.pid):
+                time.sleep(0.02)
+            os.killpg(self.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    def reap(self) -> dict[str, Any]:
+        """Collect the process and return its exit code and the kernel's account of its tree."""
+        _, status, usage = os.wait4(self.pid, 0)
+        self._exit = os.waitstatus_to_exitcode(status)
+        self._process.returncode = self._exit
+        return {
+            "exit_code": self._exit,
+            "rusage": {
+                "user_s": usage.ru_utime,
+                "system_s": usage.ru_stime,
+                "max_rss_bytes": usage.ru_maxrss * 1024,
+                "read_bytes": usage.ru_inblock * 512,
+                "write_bytes": usage.ru_oublock * 512,
+            },
+        }
+
+    def why(self) -> str:
+        """A sentence on why there are no outputs."""
+        if self._error:
+            return self._error
+        if self._exit < 0:
+            name = signal.Signals(-self._exit).name
+            return f"killed by {name} (log: {self._log})"
+        return f"ended with exit code {self._exit} (log: {self._log})"
+
+
+def _ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM alike become KeyboardInterrupt, but not while they are held."""
+
+    def __init__(self) -> None:
+        self._held = self._pending = False
+
+    def __enter__(self) -> Interrupts:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._arrived) for number in numbers}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _arrived(self, number: int, frame: object) -> None:
+        if not self._held:
+            raise KeyboardInterrupt
+        self._pending = True
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let what must not be torn apart end first."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._pending:
+            self._pending = False
+            raise KeyboardInterrupt

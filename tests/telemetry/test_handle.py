@@ -1,0 +1,114 @@
+"""What a stage says of itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from telemetry.clock import Clock, measure_offset_ns
+from telemetry.handle import Handle, NullHandle
+from telemetry.segments import read_samples
+from telemetry.series import SeriesIndex
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def handle_in(folder: Path, flush_s: float = 60.0) -> Handle:
+    return Handle(folder, "train", Clock(offset_ns=measure_offset_ns()), flush_s=flush_s)
+
+
+def test_phases_and_counts_begin_at_zero_and_add_up(tmp_path: Path) -> None:
+    handle = handle_in(tmp_path)
+    for _ in range(3):
+        with handle.phase("data_wait"):
+            time.sleep(0.02)
+    handle.count("read_bytes", 5)
+    handle.count("read_bytes", 7)
+    handle.count("rows")
+    handle.close()
+    samples = read_samples(tmp_path)
+    index = SeriesIndex(samples)
+    waited = index.points("app:train", "phase_data_wait_seconds").values
+    assert waited[0] == 0.0
+    assert 0.06 <= waited[-1] < 5.0
+    assert list(index.points("app:train", "app_read_bytes").values) == [0.0, 12.0]
+    assert index.points("app:train", "app_rows").values[-1] == 1.0
+    units = {name: metric.unit for name, metric in samples.metrics.items()}
+    assert units == {"phase_data_wait_seconds": "s", "app_read_bytes": "B", "app_rows": "1"}
+    assert {metric.kind for metric in samples.metrics.values()} == {"counter"}
+
+
+def test_a_phase_that_goes_on_counts_as_it_goes(tmp_path: Path) -> None:
+    handle = handle_in(tmp_path, flush_s=0.05)
+    with handle.phase("run"):
+        time.sleep(0.4)
+        with pytest.raises(KeyError), handle.phase("inner"):
+            raise KeyError
+    handle.close()
+    index = SeriesIndex(read_samples(tmp_path))
+    values = index.points("app:train", "phase_run_seconds").values
+    assert len(values) >= 4
+    assert list(values) == sorted(values)
+    assert 0.0 < values[2] < values[-1]
+    assert index.points("app:train", "phase_inner_seconds").values[-1] < values[-1]
+
+
+def test_threads_together(tmp_path: Path) -> None:
+    handle = handle_in(tmp_path, flush_s=0.01)
+
+    def work() -> None:
+        for _ in range(500):
+            handle.count("rows", 2)
+            with handle.phase("busy"):
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    handle.close()
+    assert SeriesIndex(read_samples(tmp_path)).points("app:train", "app_rows").values[-1] == 4000
+
+
+def test_a_handle_that_is_not_used_leaves_nothing(tmp_path: Path) -> None:
+    with handle_in(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_does_not_fail_the_stage(tmp_path: Path) -> None:
+    handle = handle_in(tmp_path / "not made")
+    handle.count("rows")
+    handle.close()
+    assert handle.rows_lost == 2
+
+
+def test_a_stage_that_is_killed_loses_one_flush(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys, time
+from pathlib import Path
+from telemetry.clock import Clock
+from telemetry.handle import Handle
+handle = Handle(Path(sys.argv[1]), "train", Clock(offset_ns=0), flush_s=0.1)
+handle.count("rows", 7)
+while not list(Path(sys.argv[1]).glob("*.arrows")) or time.process_time() < 0.5: pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    assert done.returncode == -9
+    assert SeriesIndex(read_samples(tmp_path)).points("app:train", "app_rows").values[-1] == 7
+
+
+def test_no_recorder_no_difference() -> None:
+    handle = NullHandle()
+    with handle.phase("data_wait"):
+        handle.count("rows", 3)
+    handle.close()
+    assert {name for name in dir(handle) if not name.startswith("_")} == {"close", "count", "phase"}
+    assert all(callable(getattr(Handle, name)) for name in ("close", "count", "phase"))
