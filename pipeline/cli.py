@@ -46,6 +46,11 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.MissingParameter as missing:
+            example = missing.ctx and missing.ctx.command.epilog
+            raise click.UsageError(
+                f"{missing.format_message()} {example or ''}".strip(), missing.ctx
+            ) from missing
         except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as error:
             raise _UsageProblem(str(error)) from error
         except KeyboardInterrupt:
@@ -96,7 +101,10 @@ def plan(recipe: str, overrides: tuple[str, ...], out: Path, as_json: bool) -> N
         sys.exit(USAGE)
 
 
-@main.command(epilog="Example: stagescope run --set data.days=60 --set serving.seconds_per_rate=10")
+@main.command(
+    short_help="Run a recipe and profile each of its stages.",
+    epilog="Example: stagescope run --set data.days=60 --set serving.seconds_per_rate=10",
+)
 @click.argument("recipe", default="default")
 @set_option
 @out_option
@@ -150,11 +158,18 @@ def run(  # noqa: PLR0917 - click passes them by name
 
 @main.command(
     context_settings={"ignore_unknown_options": True},
+    short_help="Profile any command as one stage.",
     epilog="Example: stagescope record --name train -- python train.py --epochs 3",
 )
 @click.option("--name", required=True, help="Name of the stage, e.g. train.")
 @out_option
-@set_option
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of telemetry or tracking, e.g. --set telemetry.guest_hz=20. May be repeated.",
+)
 @json_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def record(
@@ -176,7 +191,10 @@ def record(
     sys.exit(code)
 
 
-@main.command(epilog="Example: stagescope sync latest")
+@main.command(
+    short_help="Send to MLflow what an absent server missed.",
+    epilog="Example: stagescope sync latest",
+)
 @click.argument("run", required=False)
 @out_option
 def sync(run: str | None, out: Path) -> None:
@@ -187,6 +205,8 @@ def sync(run: str | None, out: Path) -> None:
     from telemetry.runfolder import find_run, list_runs
 
     folders = [find_run(run, out)] if run else list_runs(out)
+    if not folders:
+        click.echo(f"no runs in {out}: nothing to send")
     failed = False
     for folder in folders:
         record = folder.read()
@@ -204,7 +224,7 @@ def sync(run: str | None, out: Path) -> None:
         sys.exit(FAILED)
 
 
-@main.group()
+@main.group(epilog="Example: stagescope runs list")
 def runs() -> None:
     """List and prune runs."""
 
@@ -224,8 +244,18 @@ def runs_list(out: Path, as_json: bool) -> None:
         show_runs(make_console(), records, out)
 
 
-@runs.command("prune", epilog="Example: stagescope runs prune --keep 5")
-@click.option("--keep", type=click.IntRange(min=0), default=10, show_default=True)
+@runs.command(
+    "prune",
+    short_help="Delete all but the last runs.",
+    epilog="Example: stagescope runs prune --keep 5",
+)
+@click.option(
+    "--keep",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Runs that stay, the latest ones.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @out_option
 def runs_prune(keep: int, yes: bool, out: Path) -> None:
@@ -245,7 +275,7 @@ def runs_prune(keep: int, yes: bool, out: Path) -> None:
 
 @main.command(epilog="Example: stagescope profile latest --stage training")
 @click.argument("run")
-@click.option("--stage", help="Only this stage.")
+@click.option("--stage", metavar="STAGE", help="Only this stage.")
 @out_option
 @json_option
 def profile(run: str, stage: str | None, out: Path, as_json: bool) -> None:
@@ -271,19 +301,53 @@ def report(run: str, out: Path) -> None:
     click.echo(folder.report_html)
 
 
-@main.group()
+@main.group(epilog="Example: stagescope data generate raw/ --customers 500 --days 80")
 def data() -> None:
     """Make or import raw transactions."""
 
 
-@data.command("generate", epilog="Example: stagescope data generate raw/ --customers 500 --days 80")
+@data.command(
+    "generate",
+    short_help="Write a generated world, one Parquet file a day.",
+    epilog="Example: stagescope data generate raw/ --customers 500 --days 80",
+)
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--customers", type=click.IntRange(min=1), default=5_000, show_default=True)
-@click.option("--terminals", type=click.IntRange(min=1), default=10_000, show_default=True)
+@click.option(
+    "--customers",
+    type=click.IntRange(min=1),
+    default=5_000,
+    show_default=True,
+    help="Customers of the world.",
+)
+@click.option(
+    "--terminals",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="Terminals of the world.",
+)
 @click.option("--start", default="2018-04-01", show_default=True, help="First day, YYYY-MM-DD.")
-@click.option("--days", type=click.IntRange(min=1), default=80, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True)
-@click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True)
+@click.option(
+    "--days",
+    type=click.IntRange(min=1),
+    default=80,
+    show_default=True,
+    help="Days of data.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=42,
+    show_default=True,
+    help="Seed of all draws.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Worker processes; 0: this one.",
+)
 def data_generate(folder: Path, workers: int, **spec: Any) -> None:
     """Write a generated world into FOLDER, one Parquet file a day. Same seed, same table."""
     from pipeline.console import WorkProgress
@@ -295,7 +359,11 @@ def data_generate(folder: Path, workers: int, **spec: Any) -> None:
     click.echo(said)
 
 
-@data.command("import", epilog="Example: stagescope data import simulated-data-raw/data published/")
+@data.command(
+    "import",
+    short_help="Import the Handbook's published transactions.",
+    epilog="Example: stagescope data import simulated-data-raw/data published/",
+)
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--single", is_flag=True, help="FOLDER is one Parquet file with the published names.")
@@ -310,11 +378,26 @@ def data_import(source: Path, folder: Path, single: bool) -> None:
     click.echo(said)
 
 
-@main.command(epilog="Example: stagescope serve latest --port 8080 --token-env SERVE_TOKEN")
+@main.command(
+    short_help="Serve the champion over HTTP.",
+    epilog="Example: stagescope serve latest --port 8080 --token-env SERVE_TOKEN",
+)
 @click.argument("run")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
-@click.option("--token-env", metavar="NAME", help="Require the bearer token in this variable.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to bind; 0.0.0.0: all."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Port to bind; 0: a free one.",
+)
+@click.option(
+    "--token-env",
+    metavar="NAME",
+    help="Require the bearer token that this environment variable holds.",
+)
 @out_option
 def serve(run: str, host: str, port: int, token_env: str | None, out: Path) -> None:
     """Serve the champion with the online features of RUN (Open Inference Protocol v2, HTTP)."""
@@ -325,7 +408,7 @@ def serve(run: str, host: str, port: int, token_env: str | None, out: Path) -> N
     serve_run(_finished(run, out), out, host=host, port=port, token_env=token_env, say=click.echo)
 
 
-@main.group()
+@main.group(epilog="Example: stagescope telemetry probe")
 def telemetry() -> None:
     """Look at what can be measured."""
 

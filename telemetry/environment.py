@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from infra.gpus import gpu_environment
+from telemetry.collectors.machine import cgroup_folders
 
-_CGROUP = Path("/sys/fs/cgroup")
+_NO_LIMIT_BYTES = 1 << 62
 
 
 def environment() -> dict[str, Any]:
@@ -21,7 +22,7 @@ def environment() -> dict[str, Any]:
         "cpu": {"model": _cpu_model(), "count": os.cpu_count()},
         "cpu_usable": len(os.sched_getaffinity(0)),
         "memory_total_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        "cgroup": _cgroup(),
+        "cgroup": cgroup_limits(),
         "container": _container(),
         "gpu": gpu_environment(),
         "python": platform.python_version(),
@@ -42,36 +43,58 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _cgroup() -> dict[str, Any]:
-    """Version, CPU quota in cores and memory limit in bytes of this process's own control group.
+def cgroup_limits(proc: Path = Path("/proc")) -> dict[str, Any]:
+    """Version, CPU quota in cores and memory limit in bytes that this process's groups set it.
 
-    None means that no limit is set; version None that there are no control groups.
+    A group is held to the limits of those above it too, so the tightest one counts. None means
+    that no limit is set; version None that there are no control groups.
     """
-    memberships = [
-        line.split(":", 2) for line in (_text(Path("/proc/self/cgroup")) or "").splitlines()
-    ]
-    paths = {controller: path for _, names, path in memberships for controller in names.split(",")}
-    if (_CGROUP / "cgroup.controllers").is_file():
-        own = _CGROUP / paths.get("", "/").lstrip("/")
-        quota, _, period = (_text(own / "cpu.max") or "max 100000").strip().partition(" ")
-        memory = (_text(own / "memory.max") or "max").strip()
-        return {
-            "version": 2,
-            "cpu_quota_cores": None if quota == "max" else int(quota) / int(period),
-            "memory_limit_bytes": None if memory == "max" else int(memory),
-        }
-    if "memory" in paths or "cpu" in paths:
-        cpu = _CGROUP / "cpu" / paths.get("cpu", "/").lstrip("/")
-        quota_us = int(_text(cpu / "cpu.cfs_quota_us") or -1)
-        period_us = int(_text(cpu / "cpu.cfs_period_us") or 100_000)
-        folder = _CGROUP / "memory" / paths.get("memory", "/").lstrip("/")
-        limit = int(_text(folder / "memory.limit_in_bytes") or 1 << 63)
-        return {
-            "version": 1,
-            "cpu_quota_cores": quota_us / period_us if quota_us > 0 else None,
-            "memory_limit_bytes": limit if limit < 1 << 62 else None,
-        }
-    return {"version": None, "cpu_quota_cores": None, "memory_limit_bytes": None}
+    two, one = cgroup_folders(proc)
+    if "cpu" in one or "memory" in one:  # version 2 can be there as well, without them
+        cpu, memory = _upward(one.get("cpu")), _upward(one.get("memory"))
+        quotas = [
+            _quota(f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}")
+            for group in cpu
+        ]
+        limits = [_bytes(_text(group / "memory.limit_in_bytes")) for group in memory]
+        return _limits(1, quotas, limits)
+    groups = _upward(two)
+    quotas = [_quota(_text(group / "cpu.max")) for group in groups]
+    limits = [_bytes(_text(group / "memory.max")) for group in groups]
+    return _limits(2 if groups else None, quotas, limits)
+
+
+def _limits(
+    version: int | None, quotas: list[float | None], limits: list[int | None]
+) -> dict[str, Any]:
+    return {
+        "version": version,
+        "cpu_quota_cores": min((one for one in quotas if one is not None), default=None),
+        "memory_limit_bytes": min((one for one in limits if one is not None), default=None),
+    }
+
+
+def _upward(group: Path | None) -> list[Path]:
+    """A control group and those above it, to the root of its hierarchy."""
+    groups: list[Path] = []
+    while group is not None and (group / "cgroup.procs").exists():
+        groups.append(group)
+        group = group.parent
+    return groups
+
+
+def _quota(text: str | None) -> float | None:
+    """Cores from ``quota period`` in µs; None where there is no quota (``max`` or -1)."""
+    fields = (text or "").split()
+    if len(fields) != 2 or not all(field.isdigit() for field in fields):
+        return None
+    return int(fields[0]) / int(fields[1])
+
+
+def _bytes(text: str | None) -> int | None:
+    """Bytes; None for ``max``, and for the huge number that version 1 has in its place."""
+    value = (text or "").strip()
+    return int(value) if value.isdigit() and int(value) < _NO_LIMIT_BYTES else None
 
 
 def _container() -> str | None:

@@ -45,6 +45,8 @@ class Worker:
     writer: SegmentWriter
     clock: Clock
     opened: bool = False
+    ready: threading.Event = field(default_factory=threading.Event)
+    """Set when it has been opened, or could not be the first time."""
     up: bool = False
     seconds: float = 0.0
     failures: int = 0
@@ -80,10 +82,15 @@ class Worker:
         return True
 
     def run(self, stop: threading.Event) -> None:
-        """Sample until ``stop``, at multiples of the period from the first sample on."""
+        """Open, then sample until ``stop``, at multiples of the period from the first sample on."""
         self._running = True
         period_s, back_off_s = self.collector.period_s, 0.0
-        due_s = time.monotonic()
+        self._began_s = time.monotonic()
+        if not self.open():
+            back_off_s = 2 * period_s
+        self._began_s = None
+        self.ready.set()
+        due_s = time.monotonic() + back_off_s
         while not stop.wait(max(0.0, due_s - time.monotonic())):
             if self._once():
                 back_off_s = 0.0

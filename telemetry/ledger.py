@@ -36,6 +36,7 @@ _JOURNAL = (
     "devices also write the file system's journal and metadata, and late what was written before"
 )
 _OTHERS = "a device is also read for the file system's metadata and by other machines that share it"
+_NO_CPUS = "the number of CPUs is unknown"
 
 Entry = dict[str, Any]
 
@@ -147,7 +148,8 @@ def _processes(books: _Books, run: Mapping[str, Any]) -> Entry:
     bounds = books.bounds("processes", TREE[0])
     cpus = books.last("machine", "cpu_count") or _cpus_of(run)
     if bounds is None or not cpus:
-        return _missing(name, "s", "the processes of the machine were not sampled")
+        what = "the processes were not sampled" if bounds is None else _NO_CPUS
+        return _missing(name, "s", what)
     processes = books.grew("processes", TREE, *bounds)
     parts = _whose(books, TREE, processes, bounds)
     interrupts = [mode for mode in BUSY if "irq" in mode]
@@ -178,7 +180,7 @@ def _machine(books: _Books, run: Mapping[str, Any]) -> Entry:
     bounds = books.bounds("machine", BUSY[0])
     cpus = books.last("machine", "cpu_count") or _cpus_of(run)
     if bounds is None or not cpus:
-        what = "the machine was not sampled" if bounds is None else "the number of CPUs is unknown"
+        what = "the machine was not sampled" if bounds is None else _NO_CPUS
         return _missing(name, "s", what)
     modes = {mode: books.grew("machine", [mode], *bounds) for mode in (*BUSY, *NOT_BUSY)}
     witnesses = {
@@ -203,8 +205,8 @@ def _storage(books: _Books) -> Iterator[Entry]:
         bounds = books.bounds("processes", process)
         disks = books.entities(device, "disk:")
         if bounds is None or not disks:
-            what = "the I/O of all processes" if bounds is None else "no block device"
-            yield _missing(name, "B", f"{what} was {'not ' if bounds is None else ''}sampled")
+            what = "the I/O of all processes was not" if bounds is None else "no block device was"
+            yield _missing(name, "B", f"{what} sampled")
             continue
         seen = books.grew("processes", [process], *bounds)
         parts = _whose(books, [process], seen, bounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ def record_command(
 
 
 def _run(session: Session, name: str, command: list[str]) -> int:
+    others = _children()
     with _blocked() as before:
         start_ns = session.clock.now_ns()
         # Not by subprocess: its signals must be as ours were before, and it stays a zombie.
@@ -63,10 +65,13 @@ def _run(session: Session, name: str, command: list[str]) -> int:
     _, status, usage = os.wait4(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     reason = None if code == 0 else f"exit code {code}" if code > 0 else signal.Signals(-code).name
+    left = _end_orphans({*others, *session.recording.pids()})
+    if left:
+        session.record["losses"].append(f"{name} left processes running: {len(left)}, now ended")
     entry |= {
         "status": "finished" if code == 0 else "failed",
         "reason": reason,
-        "rusage": _with_orphans(usage, spare=session.recording.pids()),
+        "rusage": _together([usage, *left]),
         "exit_code": code,
         "command": command,
     }
@@ -92,16 +97,20 @@ def _follow(pid: int) -> None:
                 os.kill(pid, told.si_signo)
 
 
-def _with_orphans(usage: Any, spare: list[int]) -> dict[str, Any]:
-    """The kernel's account of the command and of what it left behind, which is ended here."""
-    usages = [usage]
-    own = set(spare)
-    while left := [pid for pid in _children() if pid not in own]:
+def _end_orphans(spare: set[int]) -> list[resource.struct_rusage]:
+    """Kill what came to this process since the command began; the kernel's account of each."""
+    usages = []
+    while left := _children() - spare:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 usages.append(os.wait4(pid, 0)[2])
+    return usages
+
+
+def _together(usages: list[resource.struct_rusage]) -> dict[str, Any]:
+    """The kernel's account of the command and of what it left behind."""
     return {
         "user_s": sum(one.ru_utime for one in usages),
         "system_s": sum(one.ru_stime for one in usages),
@@ -111,12 +120,12 @@ def _with_orphans(usage: Any, spare: list[int]) -> dict[str, Any]:
     }
 
 
-def _children() -> list[int]:
-    me, children = os.getpid(), []
+def _children() -> set[int]:
+    me, children = os.getpid(), set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
                 if int(fields[1]) == me:
-                    children.append(int(entry.name))
+                    children.add(int(entry.name))
     return children

@@ -9,6 +9,7 @@ it is gone, and ends it. It calls no tracking server and imports nothing of the 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -30,6 +32,8 @@ from telemetry.settings import TelemetrySettings
 
 JOIN_S = 2.0
 """A collector that hangs (a driver that does not answer) is left behind after this."""
+READY_S = 5.0
+"""So long a collector may take to open (a driver to load) before orders are taken without it."""
 ORPHANED_S = 1.0
 """How often it is asked whether the parent lives: a fork of it can hold stdin open."""
 
@@ -38,7 +42,9 @@ ORPHANED_S = 1.0
 class Watcher(Protocol):
     """A collector that samples process trees."""
 
-    def watch(self, entity: str, pid: int, *, from_start: bool = True) -> list[Sample]: ...
+    def watch(
+        self, entity: str, pid: int, *, from_start: bool = True, orphans: bool = False
+    ) -> list[Sample]: ...
     def unwatch(self, entity: str) -> list[Sample]: ...
     def series_of(self, entity: str) -> Sequence[Series]: ...
 
@@ -78,8 +84,10 @@ class Recorder:
                 clock=self._clock,
             )
             self._workers[name] = worker
-            worker.open()
             self._start(worker.run)
+        deadline_s = time.monotonic() + READY_S
+        for worker in self._workers.values():
+            worker.ready.wait(max(0.0, deadline_s - time.monotonic()))
         self._start(self._write)
 
     def _start(self, work: Callable[[threading.Event], None]) -> None:
@@ -97,10 +105,12 @@ class Recorder:
         for worker in self._workers.values():
             worker.flush()
 
-    def watch(self, entity: str, pid: int, *, from_start: bool = True) -> None:
+    def watch(
+        self, entity: str, pid: int, *, from_start: bool = True, orphans: bool = False
+    ) -> None:
         """Sample a process tree. Raises ProcessLookupError if there is no such process."""
         for worker, watcher in self._watchers():
-            worker.put(watcher.watch(entity, pid, from_start=from_start))
+            worker.put(watcher.watch(entity, pid, from_start=from_start, orphans=orphans))
             worker.declare(watcher.series_of(entity))
 
     def unwatch(self, entity: str) -> None:
@@ -147,30 +157,32 @@ def answer(recorder: Recorder, line: bytes) -> dict[str, Any]:
     return {"losses": recorder.losses()}
 
 
-class _Terminated(Exception):  # noqa: N818 - a request, not an error
-    pass
+def serve(recorder: Recorder, terminated: int) -> None:
+    """Take orders until ``close``, until nobody is left to give them, or ``terminated``.
 
-
-def serve(recorder: Recorder) -> None:
-    """Take orders until ``close``, SIGTERM, or until nobody is left to give them."""
+    ``terminated``: a descriptor that has something to read once the end is asked for.
+    """
+    parent = os.getppid()
     recorder.open()
-    try:
+    with contextlib.suppress(OSError):  # its own end would be its smallest trouble
         recorder.watch("recorder", os.getpid())
-        _say({"ready": os.getpid(), "losses": recorder.losses()})
-        for line in _orders(sys.stdin.fileno(), os.getppid()):
-            said = answer(recorder, line)
-            _say(said)
-            if said.get("closed"):
-                return
-    except _Terminated:
-        pass
+    gc.freeze()  # what is here now stays: collections need not look through it
+    _say({"ready": os.getpid(), "losses": recorder.losses()})
+    for line in _orders(sys.stdin.fileno(), terminated, parent):
+        said = answer(recorder, line)
+        _say(said)
+        if said.get("closed"):
+            return
     recorder.close()
 
 
-def _orders(stdin: int, parent: int) -> Iterator[bytes]:
+def _orders(stdin: int, terminated: int, parent: int) -> Iterator[bytes]:
     buffer = b""
     while os.getppid() == parent:
-        if not select.select([stdin], [], [], ORPHANED_S)[0]:
+        ready, _, _ = select.select([stdin, terminated], [], [], ORPHANED_S)
+        if terminated in ready:
+            return
+        if not ready:
             continue
         chunk = os.read(stdin, 1 << 16)
         if not chunk:
@@ -184,20 +196,19 @@ def _say(fields: dict[str, Any]) -> None:
         os.write(sys.stdout.fileno(), json.dumps(fields).encode() + b"\n")
 
 
-def _terminate(number: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise _Terminated
-
-
 def main() -> None:
     # Ctrl-C goes to the whole terminal; whoever started the recorder ends it when through.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _terminate)
+    # A number in a pipe interrupts nothing halfway: an order is carried out, then it ends.
+    terminated, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two files per process stay open
     given = json.loads(sys.argv[1])
     settings = TelemetrySettings.from_json(given["settings"])
-    serve(Recorder(Path(given["folder"]), Clock(offset_ns=given["offset_ns"]), settings))
+    recorder = Recorder(Path(given["folder"]), Clock(offset_ns=given["offset_ns"]), settings)
+    serve(recorder, terminated)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -36,7 +37,7 @@ class Recording:
         self._folder, self._clock, self._settings = folder, clock, settings
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
-        self._watched: dict[str, int] = {}
+        self._watched: dict[str, dict[str, Any]] = {}
         self._restarts = 0
         self._said: dict[str, None] = {}
         self._of_recorder: list[str] = []
@@ -58,17 +59,17 @@ class Recording:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._start()
 
-    def watch(self, name: str, pid: int, *, from_start: bool = True) -> None:
+    def watch(self, name: str, pid: int, *, from_start: bool = True, orphans: bool = False) -> None:
         """Sample the tree of ``pid`` as ``stage:<name>``; ``runner`` is an entity of its own.
 
         Returns when its first sample is taken. With ``from_start`` its counters begin with 0 at
-        the start of the process, else with what it has used by now.
+        the start of the process, else with what it has used by now. ``orphans``: its parent is a
+        subreaper and starts nothing else, so that what it adopts from now on is of this tree.
         """
+        tree = {"entity": _entity(name), "pid": pid, "orphans": orphans}
         with self._lock:
-            self._watched[_entity(name)] = pid
-            self._order(
-                {"do": "watch", "entity": _entity(name), "pid": pid, "from_start": from_start}
-            )
+            self._watched[_entity(name)] = tree
+            self._order({"do": "watch", **tree, "from_start": from_start})
 
     def unwatch(self, name: str) -> None:
         """Take a last sample of the tree; its root may be a zombie that was not waited for yet."""
@@ -92,8 +93,7 @@ class Recording:
         """End the recorder after a last sample of everything."""
         with self._lock:
             self._watched.clear()
-            if self._process is not None:
-                self._order({"do": "close"}, last=True)
+            if self._process is not None and self._tell({"do": "close"}):
                 self._end()
             log = self._folder / LOG
             with contextlib.suppress(OSError):
@@ -136,13 +136,12 @@ class Recording:
         if self._answer(OPEN_S) is None:
             self._lost("start")
 
-    def _order(self, order: dict[str, Any], *, last: bool = False) -> None:
+    def _order(self, order: dict[str, Any]) -> None:
         """Have an order carried out, by another recorder if this one is lost on the way."""
         if self._process is None:
-            if not last:
-                self._replace()  # which watches what is to be watched
+            self._replace()  # which watches what is to be watched
             return
-        if self._tell(order) or last:
+        if self._tell(order):
             return
         if self._replace() and order["do"] == "flush":
             self._tell(order)
@@ -173,8 +172,8 @@ class Recording:
             return False
         self._lose(f"recorder replaced ({self._restarts}); samples are missing in between")
         return all(
-            self._tell({"do": "watch", "entity": entity, "pid": pid, "from_start": False})
-            for entity, pid in self._watched.items()
+            self._tell({"do": "watch", **tree, "from_start": False})
+            for tree in self._watched.values()
         )
 
     def _answer(self, timeout_s: float) -> dict[str, Any] | None:
@@ -203,7 +202,8 @@ class Recording:
             self._process.wait(0.1)  # a pipe that broke comes a little before the end
         code = self._process.poll()
         how = "did not answer" if code is None else f"ended with {code}"
-        self._lose(f"recorder {how} at {when}{self._last_words()}")
+        now = datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC).isoformat(timespec="seconds")
+        self._lose(f"recorder {how}, seen at {now} ({when}){self._last_words()}")
         # Its losses will not be told again: the next one has its own.
         self._said |= dict.fromkeys(self._of_recorder)
         self._of_recorder = []

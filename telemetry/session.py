@@ -51,6 +51,7 @@ class Session:
 
     def open(self) -> None:
         """Make the folder and start the recorder. Raises OSError if the folder cannot be made."""
+        self._owner = os.getpid()
         self.clock = Clock(offset_ns=measure_offset_ns())
         run_id = new_run_id()
         self.folder = RunFolder(self._out.resolve() / run_id)
@@ -65,6 +66,8 @@ class Session:
         """End the recorder, then write profile and report."""
         from telemetry.finish import finish
 
+        if not self._is_owner():
+            return
         self.recording.close()
         self.record["losses"] += self.recording.losses
         self.record |= {"status": status, "ended_ns": self.clock.now_ns()}
@@ -73,12 +76,13 @@ class Session:
         finish(self.folder)
 
     def begin(
-        self, stage: str, pid: int, start_ns: int | None = None, *, from_start: bool = True
+        self, stage: str, pid: int, start_ns: int | None = None, *, whole: bool = True
     ) -> dict[str, Any]:
         """Note that a stage begins (now, if not before) and have its process tree sampled.
 
-        ``from_start``: the stage is all of the process, not what it does from now on. A name that
-        this run has already gets a number. Raises ValueError for a name that no file can have.
+        ``whole``: the stage is all of that child process, with the orphans that it leaves to this
+        one; else it is what the process does from now on. A name that this run has already gets a
+        number. Raises ValueError for a name that no file can have.
         """
         _check(stage)
         entry: dict[str, Any] = {
@@ -93,7 +97,7 @@ class Session:
         }
         self.record["stages"].append(entry)
         self.folder.write(self.record)
-        self.recording.watch(entry["name"], pid, from_start=from_start)
+        self.recording.watch(entry["name"], pid, from_start=whole, orphans=whole)
         return entry
 
     def _unused(self, stage: str) -> str:
@@ -115,7 +119,7 @@ class Session:
         What is sampled is this process with its children. An exception marks the stage as failed
         and goes on.
         """
-        entry = self.begin(stage, os.getpid(), from_start=False)
+        entry = self.begin(stage, os.getpid(), whole=False)
         entry["start_ns"] = self.clock.now_ns()  # the first sample lies before: nothing is missing
         before = _usage()
         handle = Handle(self.folder.samples, entry["name"], self.clock)
@@ -127,11 +131,16 @@ class Session:
             reason = f"{type(error).__name__}: {error}"
             raise
         finally:
-            after = _usage()
-            handle.close()
-            rusage = {name: after[name] - before[name] for name in after}
-            rusage["max_rss_bytes"] = after["max_rss_bytes"]
-            self.end(entry, status=status, reason=reason, rusage=rusage)
+            if self._is_owner():
+                after = _usage()
+                handle.close()
+                rusage = {name: after[name] - before[name] for name in after}
+                rusage["max_rss_bytes"] = after["max_rss_bytes"]
+                self.end(entry, status=status, reason=reason, rusage=rusage)
+
+    def _is_owner(self) -> bool:
+        """False in a fork of the process that opened this: leaving its block there ends nothing."""
+        return os.getpid() == self._owner
 
     def __enter__(self) -> Session:
         self.open()

@@ -43,5 +43,7 @@ class ProcessingStage:
                 "rows_out": report.rows_out,
                 "rows_quarantined": report.rows_quarantined,
                 "reasons": report.reasons,
+                "unreadable_files": report.unreadable,
+                "notes": report.notes,
             },
         )

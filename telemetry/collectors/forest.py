@@ -8,8 +8,9 @@ counters of the parent that waited for them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from telemetry.collectors.procfs import parse_status
@@ -18,7 +19,8 @@ from telemetry.collectors.proctree import Key, Process, Reading, TreeAccount, Us
 OWN = "recorder"
 """Entity of the recorder's own tree: it belongs to no other, whoever started it."""
 SLOW_SHARE = 5
-"""The I/O of a process whose other figures stand still is read in one scan of this many."""
+"""The I/O of a process whose other figures stand still is read in one look of this many."""
+_NO_FILES_LEFT = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class _Tree:
 
     root: int
     whole: bool
+    adopter: Reading | None = None
+    """The root as it was at first, if what its parent adopts later is of this tree."""
     account: TreeAccount = field(default_factory=TreeAccount)
     members: dict[int, Process] = field(default_factory=dict)
     peak_rss_bytes: int = 0
@@ -55,16 +59,24 @@ class Forest:
         self._trees: dict[str, _Tree] = {}
         self._all = TreeAccount()
         self._left: set[Key] = set()
-        self._scans = 0
+        self._looks = 0
+        self.out_of_files = False
+        """Whether there were more processes than files that may be open."""
 
-    def watch(self, entity: str, pid: int) -> Reading:
-        """Begin the tree of ``pid``; raises ProcessLookupError if there is no such process."""
+    def watch(self, entity: str, pid: int, *, orphans: bool = False) -> Reading:
+        """Begin the tree of ``pid``; raises ProcessLookupError if there is no such process.
+
+        ``orphans``: its parent adopts orphans and has no other children of that age, so what comes
+        to it after ``pid`` belongs to the tree.
+        """
         process = self._process(pid)
         first = process.look() if process is not None else None
         if process is None or first is None:
             self._forget(pid)
             raise ProcessLookupError(f"there is no process {pid}")
         tree = _Tree(root=pid, whole=entity.startswith("stage:"))
+        if orphans:
+            tree.adopter = first
         self._trees[entity] = tree
         self._join(tree, pid, process)
         return first
@@ -87,19 +99,17 @@ class Forest:
 
     def sample(self) -> dict[str, TreeState]:
         """Look at the members of all trees."""
-        mine = {pid for tree in self._trees.values() for pid in tree.members}
-        now = self._look(self._processes[pid] for pid in mine | self._leavers())
-        return self._update(now)
+        pids = self._watched() | self._leavers()
+        return self._update(self._look(self._processes[pid] for pid in pids))
 
     def scan(self) -> tuple[dict[str, TreeState], TreeState]:
         """Look at all processes; returns the trees with their new members, and the sum of all."""
-        self._scans += 1
         present = {int(name) for name in os.listdir(self._proc) if name.isdigit()}  # noqa: PTH208
         for pid in self._processes.keys() - present:
             self._forget(pid)
         for pid in present - self._processes.keys():
             self._process(pid)
-        now = self._look(list(self._processes.values()), thrifty=True)
+        now = self._look(list(self._processes.values()), self._watched())
         self._adopt(now)
         for tree in self._trees.values():
             self._read_status(tree)
@@ -108,10 +118,9 @@ class Forest:
         self._left &= {one.order for one in now.values()}
         return states, self._state(usage, now.values())
 
-    def unreadable(self) -> tuple[list[int], int]:
-        """Processes whose I/O may not be read, and the number of all."""
-        pids = [pid for pid, one in self._processes.items() if one.io_error is not None]
-        return pids, len(self._processes)
+    def without_io(self) -> int:
+        """Number of processes whose I/O may not be read."""
+        return sum(one.io_error is not None for one in self._processes.values())
 
     def close(self) -> None:
         for pid in list(self._processes):
@@ -120,8 +129,10 @@ class Forest:
 
     def _process(self, pid: int) -> Process | None:
         if pid not in self._processes:
-            with contextlib.suppress(OSError):  # it ended just now
+            try:
                 self._processes[pid] = Process(pid, self._proc)
+            except OSError as error:  # mostly because it has just ended
+                self.out_of_files |= error.errno in _NO_FILES_LEFT
         return self._processes.get(pid)
 
     def _forget(self, pid: int) -> None:
@@ -134,13 +145,18 @@ class Forest:
     def _leavers(self) -> set[int]:
         return {pid for _, pid in self._left if pid in self._processes}
 
-    def _look(self, processes: Iterable[Process], *, thrifty: bool = False) -> dict[int, Reading]:
+    def _watched(self) -> set[int]:
+        return {pid for tree in self._trees.values() for pid in tree.members}
+
+    def _look(
+        self, processes: Iterable[Process], with_io: Container[int] = ()
+    ) -> dict[int, Reading]:
         """Readings of the processes that are there, a parent's before its children's."""
-        watched = {pid for tree in self._trees.values() for pid in tree.members}
+        self._looks += 1
         found = {}
         for process in sorted(processes, key=_order):
-            slow = thrifty and process.pid not in watched
-            one = process.look(with_io=not slow or (process.pid + self._scans) % SLOW_SHARE == 0)
+            in_turn = (process.pid + self._looks) % SLOW_SHARE == 0
+            one = process.look(with_io=in_turn or process.pid in with_io)
             if one is None:
                 self._forget(process.pid)
             else:
@@ -155,11 +171,26 @@ class Forest:
         for tree in sorted(self._trees.values(), key=lambda one: not one.whole):
             barred = self._barred(tree, now)
             todo = list(tree.members)
+            for pid in self._orphans(tree, children, now):
+                if pid not in barred and pid not in tree.members:
+                    self._join(tree, pid, self._processes[pid])
+                    todo.append(pid)
             while todo:
                 for pid in children.get(todo.pop(), ()):
                     if pid not in tree.members and pid not in barred:
                         self._join(tree, pid, self._processes[pid])
                         todo.append(pid)
+
+    def _orphans(
+        self, tree: _Tree, children: Mapping[int, list[int]], now: Mapping[int, Reading]
+    ) -> list[int]:
+        if tree.adopter is None:
+            return []
+        others = {pid for one in self._trees.values() if one is not tree for pid in one.members}
+        brothers = children.get(tree.adopter.stat.ppid, [])
+        return [
+            pid for pid in brothers if pid not in others and now[pid].order > tree.adopter.order
+        ]
 
     def _barred(self, tree: _Tree, now: Mapping[int, Reading]) -> set[int]:
         """Processes that do not belong to a tree although it has their parents."""

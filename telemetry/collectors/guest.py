@@ -20,6 +20,7 @@ SLOW_S = 1.0
 MOST_UNREADABLE = 0.1
 """Share of processes without which the sum over all processes still says something of I/O."""
 PROCESSES = "processes"
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of linux/proc_ns.h
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _TREE = tuple(metrics.TREE.values())
 _TREE_SLOW = tuple(metrics.TREE_SLOW.values())
@@ -68,14 +69,17 @@ class GuestCollector:
         names += [f"{PROCESSES} {metric.name}" for metric in _ALL]
         return dict.fromkeys(names, period_s)
 
-    def watch(self, entity: str, pid: int, *, from_start: bool = True) -> list[Sample]:
+    def watch(
+        self, entity: str, pid: int, *, from_start: bool = True, orphans: bool = False
+    ) -> list[Sample]:
         """Begin to sample the tree below ``pid``.
 
         With ``from_start`` its counters begin with a 0 at the start of the process, true by
-        definition. Raises ProcessLookupError if there is no such process.
+        definition. ``orphans``: what its parent adopts from now on is of the tree.
+        Raises ProcessLookupError if there is no such process.
         """
         with self._lock:
-            first = self._forest.watch(entity, pid)
+            first = self._forest.watch(entity, pid, orphans=orphans)
             self._trees[entity] = self._tree_series(entity)
             rows = self._look()
             if not from_start:
@@ -134,10 +138,12 @@ class GuestCollector:
             try:
                 rows += source.sample(self.clock.now_ns)
             except OSError as error:
-                loss = f"{source.path}: {error.strerror}"
-                if loss not in self.losses:
-                    self.losses.append(loss)
+                self._lose(f"{source.path}: {error.strerror}")
         return rows
+
+    def _lose(self, loss: str) -> None:
+        if loss not in self.losses:
+            self.losses.append(loss)
 
     def _look(self) -> list[Sample]:
         """Look at all processes and at every tree."""
@@ -146,7 +152,9 @@ class GuestCollector:
         rows: list[Sample] = []
         for entity, state in states.items():
             rows += self._tree_rows(ts_ns, entity, state, slow=True)
-        values = (*_counted(machine), machine.processes)
+        if self._forest.out_of_files:
+            self._lose("more processes than files that may be open (ulimit -n): some are not read")
+        values = (*_counted(machine), machine.processes, self._forest.without_io())
         rows += [
             Sample(ts_ns, series, value)
             for series, value in zip(self._all, values, strict=True)
@@ -170,16 +178,14 @@ class GuestCollector:
         return tuple(_series(entity, metric, reason) for metric in (*_TREE, *_TREE_SLOW))
 
     def _all_series(self) -> tuple[Series, ...]:
-        self._forest.scan()
-        pids, count = self._forest.unreadable()
+        hidden = _why_hidden(self.proc)
+        if hidden is not None:
+            return tuple(Series(entity=PROCESSES, metric=one, reason=hidden) for one in _ALL)
+        _, machine = self._forest.scan()
+        without, count = self._forest.without_io(), machine.processes
         reason = None
-        if len(pids) > MOST_UNREADABLE * count:
-            reason = (
-                f"/proc/<pid>/io of {len(pids)} of {count} processes may not be read; root could"
-            )
-        elif pids:
-            those = ", ".join(map(str, pids[:5]))
-            self.losses.append(f"I/O of all processes: without {those}, which may not be read")
+        if without > MOST_UNREADABLE * count:
+            reason = f"/proc/<pid>/io of {without} of {count} processes may not be read; root could"
         return tuple(_series(PROCESSES, metric, reason) for metric in _ALL)
 
     def _space(self) -> list[Sample]:
@@ -198,6 +204,19 @@ def _series(entity: str, metric: Metric, no_io: str | None) -> Series:
     return Series(
         entity=entity, metric=metric, reason=no_io if metric.name.startswith("io_") else None
     )
+
+
+def _why_hidden(proc: Path) -> str | None:
+    """Why the processes that are seen are not all of the machine's."""
+    if not (proc / "1/stat").exists():
+        return f"{proc} hides other users' processes (hidepid)"
+    try:
+        namespace = (proc / "self/ns/pid").readlink().name
+    except OSError:
+        return None
+    if namespace != _FIRST_PID_NAMESPACE:
+        return "in a container's PID namespace the machine's other processes are not seen"
+    return None
 
 
 def _never(entity: str) -> list[Series]:

@@ -100,7 +100,16 @@ _USAGE = (
         "io_cancelled_write_bytes", "B", "made dirty and dropped before they were written", _PID_IO
     ),
 )
-PROCESSES = _table(*_USAGE, _gauge("process_count", "1", "processes", "/proc"))
+PROCESSES = _table(
+    *_USAGE,
+    _gauge("process_count", "1", "processes", "/proc"),
+    _gauge(
+        "process_io_hidden_count",
+        "1",
+        "processes whose I/O may not be read, so that it is in no sum",
+        "/proc/<pid>/io",
+    ),
+)
 TREE = _table(
     *_USAGE,
     _gauge("process_count", "1", "processes", "/proc"),
@@ -154,6 +163,7 @@ METRICS = (
     *DISK.values(),
     *NET.values(),
     *(metric for metric in TREE.values() if metric not in CPU.values()),
+    PROCESSES["process_io_hidden_count"],
     *TREE_SLOW.values(),
     *CGROUP.values(),
 )

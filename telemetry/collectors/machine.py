@@ -31,6 +31,7 @@ _ONE_READ_BYTES = 2048
 _CPU_LINE_BYTES = 512
 _SI = 1e6
 _NO_TRAFFIC = (0, 0, 0, 0)
+_IFF_UP = 1  # linux/if.h
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 Values = Sequence[float | None]
@@ -233,7 +234,8 @@ def _is_disk(name: str, sys: Path) -> bool:
 
 def _open_interfaces(found: _Found, path: Path, sys: Path) -> None:
     try:
-        names = list(parse_net_dev(path.read_bytes()))
+        names = [name for name, row in parse_net_dev(path.read_bytes()).items()
+                 if any(row) or _is_up(name, sys)]  # fmt: skip
     except OSError:
         names = []
     hardware = [name for name in names if (sys / "class/net" / name / "device").exists()]
@@ -258,6 +260,14 @@ def _open_interfaces(found: _Found, path: Path, sys: Path) -> None:
 
     series += [(MACHINE, metric) for metric in metrics.NET.values()]
     found.try_open(path, series, with_sum)
+
+
+def _is_up(name: str, sys: Path) -> bool:
+    """Whether an interface is in use; where that cannot be told, it may be."""
+    try:
+        return bool(int((sys / "class/net" / name / "flags").read_text(), 16) & _IFF_UP)
+    except (OSError, ValueError):
+        return True
 
 
 def _each(
@@ -285,7 +295,7 @@ def _rows_of(
 def _open_cgroup(found: _Found, proc: Path) -> None:
     cgroup = metrics.CGROUP
     entity = "cgroup"
-    cpu = [(entity, cgroup[f"cgroup_cpu_{name}"]) for name in ("seconds",)]
+    cpu = [(entity, cgroup["cgroup_cpu_seconds"])]
     throttled = [
         (entity, cgroup[f"cgroup_cpu_throttled_{name}"]) for name in ("seconds", "periods")
     ]
@@ -297,13 +307,16 @@ def _open_cgroup(found: _Found, proc: Path) -> None:
         found.try_open(two / "memory.current", used, lambda data: [int(data)])
         found.try_open(two / "memory.stat", cache, lambda data: [parse_flat(data)[b"file"]])
         return
-    nowhere = Path("cgroup")
-    usage = one.get("cpuacct", nowhere) / "cpuacct.usage"
-    found.try_open(usage, cpu, lambda data: [int(data) / 1e9])
-    found.try_open(one.get("cpu", nowhere) / "cpu.stat", throttled, _cpu_stat_1)
-    memory = one.get("memory", nowhere)
-    found.try_open(memory / "memory.usage_in_bytes", used, lambda data: [int(data)])
-    found.try_open(memory / "memory.stat", cache, lambda data: [parse_flat(data)[b"total_cache"]])
+    for controller, name, series, parse in (
+        ("cpuacct", "cpuacct.usage", cpu, lambda data: [int(data) / 1e9]),
+        ("cpu", "cpu.stat", throttled, _cpu_stat_1),
+        ("memory", "memory.usage_in_bytes", used, lambda data: [int(data)]),
+        ("memory", "memory.stat", cache, lambda data: [parse_flat(data)[b"total_cache"]]),
+    ):
+        if controller in one:
+            found.try_open(one[controller] / name, series, parse)
+        else:
+            found.lack(series, f"this process is in no control group with {controller} accounts")
 
 
 def _cpu_stat_2(data: bytes) -> Values:
@@ -323,9 +336,13 @@ def _cpu_stat_1(data: bytes) -> Values:
 
 def cgroup_folders(proc: Path = Path("/proc")) -> tuple[Path, dict[str, Path]]:
     """Folder of this process's control group in v2, and per controller in v1."""
-    paths = parse_cgroup_paths((proc / "self/cgroup").read_bytes())
-    two, one = Path("cgroup2"), {}
-    for point, kind, options in parse_mounts((proc / "self/mounts").read_bytes()):
+    two, one = Path("/no cgroup2"), dict[str, Path]()
+    try:
+        paths = parse_cgroup_paths((proc / "self/cgroup").read_bytes())
+        mounts = parse_mounts((proc / "self/mounts").read_bytes())
+    except OSError:  # a kernel without control groups
+        return two, one
+    for point, kind, options in mounts:
         if kind == "cgroup2":
             two = _below(Path(point), paths.get("", "/"))
         elif kind == "cgroup":

@@ -2,7 +2,7 @@
 
 The kernel adds a process's counters to its parent's when the parent waits for it, so a sum over a
 tree keeps what its dead used, as long as each is counted once. ``TreeAccount`` sees to that and is
-pure; ``ProcessTable`` reads /proc.
+pure; ``Process`` reads /proc.
 
 Whether a parent took a vanished child over is told by page faults: they move together with CPU
 time and I/O, no process runs without them, and unlike CPU time they are not cut to whole ticks.
@@ -112,26 +112,27 @@ class TreeAccount:
         self._left = unpaid
 
     def _settle_members(self, now: Mapping[int, Reading], growth: dict[int, int]) -> None:
-        """Find out who has taken over what the members that are gone had used."""
+        """Find out who has taken over what the members that are gone had used.
+
+        What a parent took over is shared out by faults, to those first that must have arrived by
+        now: where it is not enough, as much is kept as is missing, whoever it was from.
+        """
         gone = [one for pid, one in self._members.items() if not _same(now.get(pid), one)]
         gone.sort(key=lambda one: one.order)
         due, self._owing = self._owing, []
-        late = []
-        for parent, owed in due:
-            if parent not in now:
-                late.append((parent, owed))
-            elif not _pay(growth, parent, owed):
-                self._lost = _plus(self._lost, owed)  # nobody waited for it
-            else:
-                self._keep_unseen(now[parent], owed)
-        for pid, owed in [*((one.stat.ppid, one.usage) for one in gone), *late]:
+        claims = [(parent, owed, True) for parent, owed in due if parent in now]
+        claims += [(one.stat.ppid, one.usage, False) for one in gone]
+        # A parent that went in the meantime has gone on with it, and so it is asked for once more.
+        claims += [(parent, owed, False) for parent, owed in due if parent not in now]
+        for pid, owed, last in claims:
             heir = self._heir(pid, now)
-            if heir is None:
-                self._lost = _plus(self._lost, owed)
-            elif not _pay(growth, heir, owed):
-                self._owing.append((heir, owed))
-            else:
-                self._keep_unseen(now[heir], owed)
+            paid, unpaid = (NOTHING, owed) if heir is None else _shared(growth, heir, owed)
+            if heir is not None:
+                self._keep_unseen(now[heir], paid)
+            if heir is None or last:
+                self._lost = _plus(self._lost, unpaid)  # nobody waited for it
+            elif any(unpaid):
+                self._owing.append((heir, unpaid))
 
     def _keep_unseen(self, heir: Reading, owed: Usage) -> None:
         if not heir.has_io:
@@ -155,11 +156,29 @@ def _taken_over(one: Reading) -> int:
 
 def _pay(growth: dict[int, int], parent: int, owed: Usage) -> bool:
     """Whether ``parent`` took over at least what is owed; it is paid only once."""
-    faults = owed[2] + owed[3]
+    faults = _faults(owed)
     if growth.get(parent, -1) < faults:
         return False
     growth[parent] -= faults
     return True
+
+
+def _shared(growth: dict[int, int], parent: int, owed: Usage) -> tuple[Usage, Usage]:
+    """What is owed, parted into what ``parent`` took over and what it did not, by faults.
+
+    Who never had a fault is a kernel thread, and nobody waits for those.
+    """
+    faults = _faults(owed)
+    paid_faults = min(faults, growth.get(parent, 0))
+    if not paid_faults:
+        return NOTHING, owed
+    growth[parent] -= paid_faults
+    paid = tuple([value * paid_faults // faults for value in owed])
+    return paid, _minus(owed, paid)
+
+
+def _faults(usage: Usage) -> int:
+    return usage[2] + usage[3]
 
 
 def _same(one: Reading | None, other: Reading) -> bool:
@@ -193,13 +212,16 @@ class Process:
         self.last: Reading | None = None
 
     def look(self, *, with_io: bool = True) -> Reading | None:
-        """The process now; None once it has been waited for."""
+        """The process now; None once it has been waited for.
+
+        Without ``with_io`` its I/O is read only where something else has moved.
+        """
         try:
             stat_bytes = os.pread(self._stat, 1024, 0)
         except ProcessLookupError:
             return None
         io_bytes = self._io_bytes
-        if (with_io or self.last is None) and self.io_error is None:
+        if (with_io or stat_bytes != self._stat_bytes) and self.io_error is None:
             with contextlib.suppress(OSError):  # it changed its user: its last values stand
                 io_bytes = os.pread(self._io, 512, 0)
         if self.last is not None and stat_bytes == self._stat_bytes and io_bytes == self._io_bytes:

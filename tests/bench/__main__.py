@@ -1,4 +1,4 @@
-"""``make bench``: ours and the peers in turn, in one run, with the ratio. Nothing here is a test."""
+"""``make bench``: ours and the peers in turn, in one run, with the ratio; no test."""
 
 from __future__ import annotations
 

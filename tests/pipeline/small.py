@@ -43,7 +43,12 @@ def environment(**more: str) -> dict[str, str]:
 def run(out: Path, *more: str, code: int = 0, **env: str) -> dict[str, Any]:
     """Run it to its end and return the record; the output is shown where the code differs."""
     done = subprocess.run(
-        run_command(out, *more), capture_output=True, text=True, env=environment(**env), timeout=300
+        run_command(out, *more),
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment(**env),
+        timeout=300,
     )
     assert done.returncode == code, done.stdout + done.stderr + logs(out)
     return latest(out)

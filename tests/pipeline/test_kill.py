@@ -1,4 +1,4 @@
-"""Whatever is killed, whenever: the next run goes on, and nothing is lost, half made or left running."""
+"""Whatever is killed, whenever: the next run goes on; nothing is lost, half made or left over."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def wait_for(out: Path, process: subprocess.Popen[str], find: Found) -> int:
     while time.monotonic() < deadline:
         if process.poll() is not None:
             output = process.stdout.read() if process.stdout else ""
-            pytest.fail(f"the run ended with {process.returncode} before it could be killed: {output}")
+            pytest.fail(f"it ended with {process.returncode} before it could be killed: {output}")
         if (out / "latest" / "run.json").is_file() and latest(out)["run_id"] != before:
             victim = find(out, latest(out))
             if victim is not None:

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from telemetry.runfolder import list_runs
-from tests.pipeline.small import STAGES, environment, run_command, statuses
+from tests.pipeline.small import STAGES, command, environment, run_command, statuses
 
 
 def test_two_runs_at_once_share_the_work(tmp_path: Path) -> None:
@@ -34,12 +34,16 @@ def test_two_runs_at_once_share_the_work(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_with_a_sentence(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
+    raw, disk = tmp_path / "raw", tmp_path / "disk"
+    made = ("--customers", "600", "--terminals", "120", "--days", "26", "--workers", "0")
+    subprocess.run(command("data", "generate", str(raw), *made), check=True, capture_output=True)
     disk.mkdir()
-    inner = " ".join(f"'{part}'" for part in run_command(disk / "runs"))
-    script = f"mount -t tmpfs -o size=3m none '{disk}' && {inner}; code=$?; ls '{disk}/runs'; exit $code"
+    given = ("--set", "data.source=files", "--set", f"data.path={raw}")
+    inner = " ".join(f"'{part}'" for part in run_command(disk / "runs", *given))
+    script = f"mount -t tmpfs -o size=3m none '{disk}' && {inner}"
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        check=False,
         capture_output=True,
         text=True,
         env=environment(),

@@ -131,9 +131,7 @@ def test_parent_and_children_with_original_times(
     assert by_stage["serving"].data.tags["mlflow.note.content"] == "there is no champion to serve"
 
 
-def test_sending_twice_changes_nothing(
-    tmp_path: Path, tracking: Tracking, model: Artifact
-) -> None:
+def test_sending_twice_changes_nothing(tmp_path: Path, tracking: Tracking, model: Artifact) -> None:
     (tmp_path / "store").mkdir()
     folder = make_run(tmp_path / "run1", model)
     tracking.sync(folder)
@@ -219,9 +217,11 @@ def free_port() -> int:
 def server(folder: Path, port: int) -> Iterator[None]:
     folder.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        + ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-        + ["--artifacts-destination", str(folder / "artifacts")],
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+            *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
+            *("--artifacts-destination", str(folder / "artifacts")),
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

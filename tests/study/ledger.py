@@ -26,32 +26,35 @@ def main() -> None:
     environment: Mapping[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".study-") as out:
         for number in range(runs):
-            command = [sys.executable, "-m", "pipeline.cli", "run", "--fresh", "--json", "--out", out]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            profile = json.loads(done.stdout)
+            done = _stagescope("run", "--fresh", "--json", "--out", out)
+            profile = json.loads(done)
             environment = profile["environment"]
             for entry in profile["ledger"]:
                 entries[entry["name"]].append(entry)
             print(f"run {number + 1} of {runs} done", flush=True)
-            subprocess.run(
-                [sys.executable, "-m", "pipeline.cli", "runs", "prune", "--keep", "1", "--yes", "--out", out],
-                check=True,
-            )
+            _stagescope("runs", "prune", "--keep", "1", "--yes", "--out", out)
     page = "\n".join(_page(entries, runs, environment)) + "\n"
     (DOCS / "study-ledger.md").write_text(page)
     print(page)
 
 
+def _stagescope(*arguments: str) -> str:
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 def _page(
     entries: Mapping[str, Sequence[Mapping[str, Any]]], runs: int, environment: Mapping[str, Any]
 ) -> Iterable[str]:
+    cpu = environment["cpu"]
     yield "# Does the ledger close?"
     yield ""
     yield f"{runs} fresh runs of the default recipe, one after another (`make study`), on"
-    yield f"{environment.get('logical_cpus', '?')} CPUs ({environment.get('cpu_model', '?')}), kernel {environment.get('kernel', '?')}."
-    yield "Remainder: the first witness less the second, as a share of the second; it closes within 2 %."
+    yield f"{cpu['count']} CPUs ({cpu['model']}), kernel {environment['kernel']}."
+    yield "Remainder: the first witness less the second, as a share of the second. An account"
+    yield "closes where the two are within 2 %; docs/profile.md says what each shows."
     yield ""
-    yield "| ledger | witnesses | median remainder | worst | closes | too small to tell |"
+    yield "| account | witnesses | median remainder | worst | closes | too small to tell |"
     yield "|---|---|---|---|---|---|"
     for name, ones in entries.items():
         told = [one for one in ones if one["closes"] is not None]
@@ -59,11 +62,8 @@ def _page(
         middle = f"{median(remainders):+.2f} %" if remainders else "–"
         worst = f"{max(remainders, key=abs):+.2f} %" if remainders else "–"
         closed = sum(one["closes"] for one in told)
-        witnesses = " / ".join(ones[0]["witnesses"])
-        yield (
-            f"| {name} | {witnesses} | {middle} | {worst} | {closed} of {len(told)} | "
-            f"{len(ones) - len(told)} |"
-        )
+        figures = (middle, worst, f"{closed} of {len(told)}", str(len(ones) - len(told)))
+        yield f"| {name} | {' / '.join(ones[0]['witnesses'])} | {' | '.join(figures)} |"
 
 
 if __name__ == "__main__":

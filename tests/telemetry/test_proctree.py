@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from telemetry.collectors.procfs import Io, Stat
@@ -92,7 +92,7 @@ def looked_at(
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(choices=st.lists(st.integers(0, 1 << 30), max_size=60))
 def test_where_all_are_waited_for_nothing_is_lost_or_counted_twice(choices: list[int]) -> None:
     """Events fall anywhere, between the looks at two processes too; half of them are never seen."""
@@ -141,7 +141,7 @@ def test_where_all_are_waited_for_nothing_is_lost_or_counted_twice(choices: list
     assert totals[-1] == truth
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(choices=st.lists(st.integers(0, 1 << 30), max_size=40))
 def test_what_nobody_waited_for_is_kept(choices: list[int]) -> None:
     """Looked at after each piece of work, ends of all kinds lose nothing.

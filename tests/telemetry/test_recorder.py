@@ -400,7 +400,7 @@ def test_nothing_to_sample_is_told_and_costs_nothing(tmp_path: Path) -> None:
 
 FULL = """
 import sys, resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 from telemetry import recorder
 recorder.main()
 """
@@ -431,7 +431,7 @@ def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
         time.sleep(0.4)
         return any("rows not written" in loss for loss in losses)
 
-    until(lost)
+    until(lost, 60.0)
     out, _ = process.communicate(b'{"do": "nonsense"}\n{"do": "close"}\n')
     unknown, closed = out.decode().splitlines()
     assert "unknown order 'nonsense'" in json.loads(unknown)["error"]

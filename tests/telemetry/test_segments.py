@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from telemetry import segments
@@ -55,7 +55,7 @@ SAMPLES = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches=st.lists(SAMPLES, max_size=5))
 def test_everything_comes_back(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[Sample]]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pytest
 import telemetry
 from telemetry.record import record_command
 from telemetry.runfolder import RunFolder, find_run
+from telemetry.segments import read_samples
+from telemetry.series import SeriesIndex
 from telemetry.settings import TelemetrySettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +87,51 @@ def test_a_session_of_several_stages(tmp_path: Path) -> None:
     assert names == ["one", "two"]
 
 
+FORKS = """
+import os, sys
+from pathlib import Path
+import telemetry
+from telemetry.settings import TelemetrySettings
+pid = 0
+with telemetry.span("train", sys.argv[1], TelemetrySettings(collectors=("guest",))) as handle:
+    handle.count("rows", 3)
+    pid = os.fork()
+    if pid == 0:
+        sys.exit(4)  # leaves both blocks, in the child
+    os.waitpid(pid, 0)
+    handle.count("rows", 2)
+"""
+
+
+def test_a_fork_that_leaves_a_span_ends_nothing(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", FORKS, str(tmp_path)], cwd=ROOT, check=True)
+    folder = find_run("latest", tmp_path)
+    record = folder.read()
+    assert (record["status"], record["losses"]) == ("finished", [])
+    assert record["stages"][0]["status"] == "finished"
+    assert SeriesIndex(read_samples(folder.samples)).points("app:train", "app_rows").values[-1] == 5
+
+
+def test_sessions_in_several_threads_do_not_mix(tmp_path: Path) -> None:
+    def run(number: int) -> None:
+        with telemetry.Session(f"s{number}", tmp_path / str(number), LIGHT) as session:
+            with session.span("one") as handle:
+                handle.count("rows", number)
+            with telemetry.span("two"):  # of this thread's session
+                burn(0.05)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in (1, 2):
+        folder = find_run("latest", tmp_path / str(number))
+        assert [one["name"] for one in folder.read()["stages"]] == ["one", "two"]
+        index = SeriesIndex(read_samples(folder.samples))
+        assert index.points("app:one", "app_rows").values[-1] == number
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "a:b", ".hidden"])
 def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     with (
@@ -113,6 +161,10 @@ sys.exit(code)
 """
 
 
+def record_of(tmp_path: Path) -> dict[str, Any]:
+    return find_run("latest", tmp_path / "runs").read()
+
+
 def recording(out: Path, *command: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", RECORD, str(out), *command], cwd=ROOT, stdout=subprocess.PIPE
@@ -138,6 +190,7 @@ def test_a_command_with_its_output_exit_code_and_leftovers(tmp_path: Path) -> No
     assert process.returncode == 5
     assert out == b"hello\n"
     assert not Path(f"/proc/{left.read_text()}").exists()
+    assert "theirs left processes running: 1, now ended" in record_of(tmp_path)["losses"]
     folder = find_run("latest", tmp_path / "runs")
     record = folder.read()
     (stage,) = record["stages"]
@@ -172,6 +225,47 @@ def test_signals_reach_the_command(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert find_run("latest", tmp_path).read()["stages"][0]["reason"] == "SIGTERM"
+
+
+TERMINAL = """
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.executable, [sys.executable, "-c", *sys.argv[1:]])
+said = b""
+while b"ready" not in said:
+    said += os.read(terminal, 1000)
+os.write(terminal, bytes([3]))
+try:
+    while os.read(terminal, 1000):
+        pass
+except OSError:  # the other side is closed
+    pass
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+COUNTS = """
+import signal, sys, time
+told = []
+signal.signal(signal.SIGINT, lambda *a: told.append(1))
+print("ready", flush=True)
+while not told:
+    time.sleep(0.05)
+time.sleep(0.5)
+sys.exit(10 + len(told))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(["sh", "-c", "echo ready; exec sleep 300"], 130), ([sys.executable, "-c", COUNTS], 11)],
+)
+def test_ctrl_c_reaches_the_command_once(tmp_path: Path, command: list[str], code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINAL, RECORD, str(tmp_path), *command],
+        cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=60,
+    )  # fmt: skip
+    assert int(done.stdout) == code
+    assert find_run("latest", tmp_path).report_html.is_file()
 
 
 def test_no_such_command(tmp_path: Path) -> None:
