@@ -18,7 +18,6 @@ import click
 from pipeline.console import make_console
 
 if TYPE_CHECKING:
-    from pipeline.recipe import Recipe
     from telemetry.runfolder import RunFolder
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -86,11 +85,21 @@ def main() -> None:
 @out_option
 @json_option
 def plan(recipe: str, overrides: tuple[str, ...], out: Path, as_json: bool) -> None:
-    """Check RECIPE in whole and say what a run would do. Nothing is spent."""
-    from pipeline.plan import make_plan
+    """Check RECIPE in whole and say what a run would do. Nothing is spent.
 
-    checked = _recipe(recipe, overrides)
-    planned = make_plan(checked, out)
+    RECIPE is `default`, `handbook` or the path of a TOML file. All that is wrong is said at once.
+    """
+    from pipeline.plan import read_and_plan
+    from pipeline.recipe import RecipeError
+
+    try:
+        planned = read_and_plan(recipe, overrides, out)
+    except RecipeError as error:
+        if not as_json:
+            raise
+        refused = {"recipe": None, "problems": error.problems, "warnings": [], "stages": []}
+        click.echo(json.dumps(refused, indent=1))
+        sys.exit(USAGE)
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=1))
     else:
@@ -125,7 +134,7 @@ def run(  # noqa: PLR0917 - click passes them by name
     was. RECIPE is `default`, `handbook` or a path.
     """
     from pipeline.console import RunListener
-    from pipeline.plan import make_plan
+    from pipeline.plan import read_and_plan
     from pipeline.runner import Run
     from pipeline.show import show_run
     from pipeline.stages import STAGES
@@ -133,15 +142,14 @@ def run(  # noqa: PLR0917 - click passes them by name
     names = [stage.name for stage in STAGES]
     if unknown := sorted(set(force) - set(names)):
         raise ValueError(f"--force {unknown[0]}: no such stage; they are {', '.join(names)}")
-    checked = _recipe(recipe, overrides)
-    planned = make_plan(checked, out)
+    planned = read_and_plan(recipe, overrides, out)
     if planned.problems:
         raise ValueError(planned.sentence())
     console = make_console(stderr=as_json)
     for warning in planned.warnings:
         console.print(f"note: {warning}", highlight=False, markup=False, style="dim")
     folder = Run(
-        recipe=checked,
+        recipe=planned.recipe,
         out=out,
         listener=RunListener(console),
         fresh=fresh,
@@ -266,7 +274,8 @@ def runs_prune(keep: int, yes: bool, out: Path) -> None:
     from pipeline.prune import prune
     from telemetry.runfolder import list_runs
 
-    many = max(0, len(list_runs(out)) - keep)
+    ended = [folder for folder in list_runs(out) if folder.read()["status"] != "running"]
+    many = max(0, len(ended) - keep)
     if many and not yes:
         click.confirm(f"delete {many} runs in {out}?", abort=True)
     deleted, freed = prune(out, keep)
@@ -443,12 +452,6 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(main, {}, "stagescope", "_STAGESCOPE_COMPLETE").source())
-
-
-def _recipe(source: str, overrides: Sequence[str]) -> Recipe:
-    from pipeline.recipe import read_recipe
-
-    return read_recipe(source, overrides)
 
 
 def _finished(run: str, out: Path) -> RunFolder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from datetime import date
@@ -48,13 +47,14 @@ def import_into(source: Path, folder: Path, *, single: bool, progress: Progress)
     """Import the published table as daily files, or as one file; returns a sentence."""
     from pipeline.data.handbook import import_published, write_single
 
-    if single:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            report = import_published(source, Path(scratch), progress)
-            one = Path(scratch) / "single"
-            write_single(Path(scratch), one)
-            shutil.move(one, folder)
-    else:
-        report = import_published(source, folder, progress)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".import-") as scratch:
+        made = Path(scratch) / "days"
+        report = import_published(source, made, progress)
+        if single:
+            write_single(made, Path(scratch) / "single")
+            made = Path(scratch) / "single"
+        if folder.is_dir():
+            folder.rmdir()  # it is empty, and a file cannot be renamed over it
+        made.rename(folder)
     return f"{report.rows:,} rows ({report.frauds:,} frauds) in {folder}"

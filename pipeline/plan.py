@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pipeline.artifact import Artifact, Store
 from pipeline.keys import stage_key
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, RecipeError, read_recipe
 from pipeline.runner import STORE
 from pipeline.stages import build_stages
 
@@ -55,15 +55,21 @@ class Plan:
         }
 
 
+def read_and_plan(source: str, overrides: Sequence[str], out: Path) -> Plan:
+    """Read a recipe and plan it. Raises RecipeError that also says what its keys do not show."""
+    try:
+        recipe = read_recipe(source, overrides)
+    except RecipeError as error:
+        if error.rest is None:
+            raise
+        beside = _problems(error.rest, out, error.wrong)
+        raise RecipeError(source, [*error.problems, *beside]) from error
+    return make_plan(recipe, out)
+
+
 def make_plan(recipe: Recipe, out: Path) -> Plan:
     """Check paths, days, devices and servers, and look up what is already there."""
-    problems = [
-        *_data_problems(recipe),
-        *_protocol_problems(recipe),
-        *_device_problems(recipe),
-        *_server_problems(recipe),
-        *_disk_problems(recipe, out),
-    ]
+    problems = list(_problems(recipe, out))
     stages = [] if problems else _stages(recipe, Store(out.resolve() / STORE))
     return Plan(recipe=recipe, problems=problems, warnings=list(_warnings(recipe)), stages=stages)
 
@@ -72,6 +78,20 @@ def data_path(recipe: Recipe) -> Path | None:
     """Where the recipe's raw data lie: its path, else what its environment variable says."""
     named = recipe.data.path or os.environ.get(recipe.data.path_env or "", "")
     return Path(named).expanduser().resolve() if named else None
+
+
+def _problems(recipe: Recipe, out: Path, wrong: Set[str] = frozenset()) -> Iterator[str]:
+    """What is wrong beside the keys; no word on ``wrong`` sections, whose values are not known."""
+    if "data" not in wrong:
+        yield from _data_problems(recipe)
+    if not wrong & {"data", "protocol"}:
+        yield from _protocol_problems(recipe)
+    if not wrong & {"model", "features"}:
+        yield from _device_problems(recipe)
+    if not wrong & {"online", "cluster"}:
+        yield from _server_problems(recipe)
+    if "data" not in wrong:
+        yield from _disk_problems(recipe, out)
 
 
 def _data_problems(recipe: Recipe) -> Iterator[str]:
@@ -137,8 +157,9 @@ def _server_problems(recipe: Recipe) -> Iterator[str]:
 
 def _disk_problems(recipe: Recipe, out: Path) -> Iterator[str]:
     parent = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
-    if not os.access(parent, os.W_OK):
-        yield f"--out {out}: {parent} is not writable"
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        what = "is not writable" if parent.is_dir() else "is a file"
+        yield f"--out {out}: {parent} {what}; name another folder"
         return
     if recipe.data.source == "generator":
         rows = _ROWS_PER_CUSTOMER_DAY * recipe.data.customers * recipe.data.days

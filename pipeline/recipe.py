@@ -20,11 +20,22 @@ EMBEDDED = ("default", "handbook")
 
 
 class RecipeError(ValueError):
-    """Everything that is wrong with a recipe; ``problems`` has one sentence for each."""
+    """Everything that is wrong with a recipe; ``problems`` has one sentence for each.
 
-    def __init__(self, source: str, problems: Sequence[str]) -> None:
+    ``rest`` is what can still be checked: the recipe without its unknown keys, its ``wrong``
+    sections as the embedded default has them.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        problems: Sequence[str],
+        rest: Recipe | None = None,
+        wrong: frozenset[str] = frozenset(),
+    ) -> None:
         self.source = source
         self.problems = list(problems)
+        self.rest, self.wrong = rest, wrong
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
         super().__init__(f"the recipe {source} cannot be run:\n{lines}")
 
@@ -211,9 +222,11 @@ def read_recipe(source: str = "default", overrides: Sequence[str] = ()) -> Recip
     try:
         recipe = Recipe.model_validate(fields)
     except ValidationError as error:
-        raise RecipeError(source, [*problems, *map(_sentence, _errors(error))]) from error
+        errors = _errors(error)
+        said = [*problems, *map(_sentence, errors)]
+        raise RecipeError(source, said, *_rest(fields, errors)) from error
     if problems:
-        raise RecipeError(source, problems)
+        raise RecipeError(source, problems, recipe)
     return recipe
 
 
@@ -258,6 +271,21 @@ def _value(text: str) -> Any:
 
 def _errors(error: ValidationError) -> list[Mapping[str, Any]]:
     return list(error.errors(include_url=False))
+
+
+def _rest(
+    fields: dict[str, Any], errors: Sequence[Mapping[str, Any]]
+) -> tuple[Recipe, frozenset[str]]:
+    """What is left of a recipe without its errors, and the sections that had wrong values."""
+    wrong = {str(error["loc"][0]) for error in errors if error["type"] != "extra_forbidden"}
+    for error in errors:
+        if error["type"] == "extra_forbidden":
+            section = fields
+            for key in error["loc"][:-1]:
+                section = section[key]
+            del section[error["loc"][-1]]
+    right = {key: value for key, value in fields.items() if key not in wrong}
+    return Recipe.model_validate({**tomllib.loads(_text("default")), **right}), frozenset(wrong)
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

@@ -234,7 +234,7 @@ class Run:
                     key=key,
                     inputs=_as_json(inputs),
                 )
-            recording.watch(stage.name, child.pid)
+            recording.watch(stage.name, child.pid, orphans=True)
             child.follow(partial(self.listener.stage_progress, stage.name))
         except BaseException:
             if child.started:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,7 @@ def serve_run(
     On SQLite it works on a copy of the run's online state, so that it can be served again; on
     Redis it goes on with the state that is there.
     """
+    _must_be_free(host, port)
     from features.online_views import open_online_store
     from serving.app import ServerSettings
     from serving.server import online_settings, serve
@@ -40,7 +42,7 @@ def serve_run(
     recipe = Recipe.model_validate(folder.read()["recipe"])
     champion = _champion(recipe, out)
     state = _online_state(folder)
-    address = "sqlite" if recipe.online.store == "sqlite" else os.environ[recipe.online.redis_env]
+    address = _online_address(recipe)
     with tempfile.TemporaryDirectory(prefix="stagescope-serve-") as scratch:
         live = shutil.copytree(state, Path(scratch) / "online")
         say(f"{champion.name} version {champion.version}, loading ...")
@@ -50,6 +52,27 @@ def serve_run(
             ServerSettings(host=host, port=port, token_env=token_env),
             ready=partial(_announce, say, host),
         )
+
+
+def _must_be_free(host: str, port: int) -> None:
+    """Say so before the model is loaded. Raises ValueError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ValueError(
+            f"cannot serve at {host}:{port}: {error.strerror}; name another --host or --port "
+            "(--port 0 takes a free one)"
+        ) from error
+
+
+def _online_address(recipe: Recipe) -> str:
+    if recipe.online.store == "sqlite":
+        return "sqlite"
+    name = recipe.online.redis_env
+    if not os.environ.get(name):
+        raise ValueError(f"the run's online store is on Redis: export {name}=host:port")
+    return os.environ[name]
 
 
 def _champion(recipe: Recipe, out: Path) -> Champion:
@@ -81,12 +104,7 @@ def _announce(say: Callable[[str], None], host: str, port: int) -> None:
             {"name": "customer_id", "datatype": "INT64", "shape": [1], "data": [1]},
             {"name": "terminal_id", "datatype": "INT64", "shape": [1], "data": [1]},
             {"name": "amount", "datatype": "FP64", "shape": [1], "data": [12.5]},
-            {
-                "name": "event_time",
-                "datatype": "INT64",
-                "shape": [1],
-                "data": [1527811200000000000],
-            },
+            {"name": "event_time", "datatype": "INT64", "shape": [1], "data": [_A_TIME_NS]},
         ]
     }
     say(f"serving at http://{host}:{port}, Ctrl-C ends it; try it:")

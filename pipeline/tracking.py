@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -184,6 +185,9 @@ class Tracking:
             os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
             import mlflow
 
+            # Its own warnings about its own dependencies: nothing that a user could mend.
+            warnings.filterwarnings("ignore", module=r"mlflow\.")
+            warnings.filterwarnings("ignore", message=".*loader strategy is deprecated")
             logging.getLogger("alembic").setLevel(logging.WARNING)
             logging.getLogger("mlflow").setLevel(logging.ERROR)
             # The registry looks logged models up through the global address, not the client's.

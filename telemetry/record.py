@@ -95,6 +95,8 @@ def _follow(pid: int) -> None:
         if told is not None and told.si_signo != signal.SIGCHLD and told.si_code != _SI_KERNEL:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, told.si_signo)
+    while signal.sigtimedwait(_AWAITED, 0) is not None:
+        pass  # the Ctrl-C that ended the command was meant for it, and is not to end the report
 
 
 def _end_orphans(spare: set[int]) -> list[resource.struct_rusage]:

@@ -8,8 +8,8 @@ counters of the parent that waited for them.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import resource
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -20,7 +20,8 @@ OWN = "recorder"
 """Entity of the recorder's own tree: it belongs to no other, whoever started it."""
 SLOW_SHARE = 5
 """The I/O of a process whose other figures stand still is read in one look of this many."""
-_NO_FILES_LEFT = (errno.EMFILE, errno.ENFILE)
+_OTHER_FILES = 64
+"""Files that the recorder has open besides two for each process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class Forest:
         self._all = TreeAccount()
         self._left: set[Key] = set()
         self._looks = 0
+        self._most = _most_processes()
         self.out_of_files = False
         """Whether there were more processes than files that may be open."""
 
@@ -129,10 +131,11 @@ class Forest:
 
     def _process(self, pid: int) -> Process | None:
         if pid not in self._processes:
-            try:
+            if len(self._processes) >= self._most:
+                self.out_of_files = True
+                return None
+            with contextlib.suppress(OSError):  # it ended just now
                 self._processes[pid] = Process(pid, self._proc)
-            except OSError as error:  # mostly because it has just ended
-                self.out_of_files |= error.errno in _NO_FILES_LEFT
         return self._processes.get(pid)
 
     def _forget(self, pid: int) -> None:
@@ -244,6 +247,12 @@ class Forest:
             peak_rss_bytes=tree.peak_rss_bytes if tree is not None else 0,
             swap_bytes=tree.swap_bytes if tree is not None else 0,
         )
+
+
+def _most_processes() -> int:
+    """How many processes can be kept open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 31 if soft == resource.RLIM_INFINITY else max(0, soft - _OTHER_FILES) // 2
 
 
 def _order(process: Process) -> Key:

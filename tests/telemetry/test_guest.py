@@ -323,6 +323,37 @@ def test_no_such_process_and_a_killed_one(guest: GuestCollector) -> None:
     assert guest.unwatch("stage:x") == []
 
 
+def test_more_processes_than_files_is_told_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telemetry.collectors.forest._most_processes", lambda: 2)
+    guest = GuestCollector(clock=Clock(offset_ns=0), period_s=0.1)
+    guest.open()
+    found = values(guest.sample())
+    guest.close()
+    assert found["processes", "process_count"] <= 2
+    assert any("ulimit -n" in loss for loss in guest.losses)
+
+
+def test_a_machine_without_diskstats_and_control_groups(tmp_path: Path) -> None:
+    """As in some containers: what is there is sampled, the rest has its reason."""
+    proc = made(tmp_path / "proc", {"stat": STAT, "net/dev": NET_DEV})
+    down = {"class/net/lo/flags": b"0x9\n", "class/net/eth0:1/flags": b"0x1002\n"}
+    found, absent = machine_values(proc, made(tmp_path / "sys", down))
+    assert "no whole disk" in absent["disk", "disk_read_bytes"]
+    assert "no control group" in absent["cgroup", "cgroup_cpu_throttled_seconds"]
+    assert "No such file" in absent["machine", "mem_used_bytes"]
+    assert found["machine", "cpu_idle_seconds"] == 2648.67
+    assert found["machine", "net_rx_bytes"] == 1234  # down by now, but it carried something
+
+
+def test_interfaces_that_are_down_and_idle_are_left_out(tmp_path: Path) -> None:
+    idle = b"  ifb0: 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n  eth9: 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
+    proc = made(tmp_path / "proc", {"net/dev": NET_DEV + idle})
+    flags = {"class/net/ifb0/flags": b"0x82\n", "class/net/eth9/flags": b"0x1003\n"}
+    found, _ = machine_values(proc, made(tmp_path / "sys", flags))
+    names = {entity for entity, _ in found if entity.startswith("net:")}
+    assert names == {"net:lo", "net:eth0:1", "net:eth9"}
+
+
 def test_every_metric_is_in_the_table_once() -> None:
     names = [metric.name for metric in guest_metrics.METRICS]
     assert len(names) == len(set(names))
