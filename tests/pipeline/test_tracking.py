@@ -215,7 +215,7 @@ def free_port() -> int:
 
 @contextmanager
 def server(folder: Path, port: int) -> Iterator[None]:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
