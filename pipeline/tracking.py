@@ -178,7 +178,7 @@ class Tracking:
     def _open(self) -> Any:
         if self._client is None:
             timeout = str(max(1, round(self._settings.timeout_s)))
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", timeout)
+            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = timeout  # MLflow knows no other way
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,6 @@ from tests.pipeline.test_tracking import free_port, server
 pytestmark = [
     pytest.mark.needs("gcc"),
     # MLflow's own: SQLAlchemy, pydantic and its file handles.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 ROOT = Path(__file__).parents[2]
 GPUS = ("gpu:0", "gpu:1")
@@ -114,7 +112,7 @@ def test_spans_follow_each_other_within_the_run(made: Made) -> None:
     spans = [made.spans[name] for name in STAGES]
     assert made.record["started_ns"] <= spans[0].start_ns
     assert spans[-1].end_ns <= made.record["ended_ns"]
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in pairwise(spans):
         assert before.start_ns < before.end_ns <= after.start_ns
     table = pq.read_table(made.folder.spans_parquet).to_pylist()
     assert [(row["stage"], row["start_ns"], row["end_ns"]) for row in table] == [
@@ -332,7 +330,7 @@ def served(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     port = free_port()
     settings = TrackingSettings(uri=f"http://127.0.0.1:{port}", timeout_s=30)
     with pytest.raises(TrackingAway, match=str(port)):
-        Tracking(settings.model_copy(update={"timeout_s": 1.0}), base).sync(folder)
+        Tracking(settings, base).sync(folder)
     with server(base / "server", port):
         tracking = Tracking(settings, base)
         assert tracking.sync(folder) > len(STAGES) * 5
