@@ -104,7 +104,10 @@ def _took(record: Mapping[str, Any]) -> str:
 
 
 def show_profile(console: Console, folder: RunFolder, stage: str | None) -> None:
-    """All rows of the profile; raises ValueError for a stage that the run does not have."""
+    """All rows of the profile (and the table of stages after those of all of them).
+
+    Raises ValueError for a stage that the run does not have.
+    """
     record = folder.read()
     names = [one["name"] for one in record["stages"]]
     if stage is not None and stage not in names:
@@ -132,6 +135,8 @@ def show_profile(console: Console, folder: RunFolder, stage: str | None) -> None
                 reasons.setdefault(row.reason, []).append(f"{row.entity} {row.metric}")
         for reason, what in reasons.items():
             console.print(f"absent: {reason} ({', '.join(what)})", highlight=False, markup=False)
+    if stage is None:  # last, because that is what a terminal shows of so much
+        show_run(console, folder)
 
 
 def show_probe(console: Console, rows: Sequence[ProbeRow]) -> None:

@@ -1,4 +1,4 @@
-"""What the README and docs/ say can be done: commands, targets, modules, keys, links and snippets."""
+"""What the README and docs/ say can be done: commands, targets, modules, keys, links, code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 ROOMS = ("pipeline", "features", "training", "serving", "telemetry", "infra", "tests", "docs")
 KNOWN_HOSTS = {"127.0.0.1", "localhost"}
-"""A package is installed from wherever its user says: no page, target or lock file names a place."""
+"""Packages come from wherever their user says: no page, target or lock file names a place."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def test_a_command_line_is_one_that_stagescope_takes(code: Code) -> None:
     assert isinstance(command, click.Group) or not left, f"{left} is too much"
     for one in command.params:
         if code.block and one.required and isinstance(one, click.Argument):
-            assert one.name in given and given[one.name], f"{one.name} is missing"
+            assert given.get(one.name or ""), f"{one.name} is missing"
 
 
 @pytest.mark.parametrize("code", TARGETS, ids=ids(TARGETS))
@@ -137,7 +137,7 @@ def test_keys_of_a_recipe_that_are_named_are_known() -> None:
     pattern = re.compile(rf"(?:.*--set )?((?:{sections})(?:\.\w+)+)\b(?! ?\()(?: ?=.*)?")
     named = [(one, match[1]) for one in PIECES if (match := pattern.fullmatch(one.text))]
     named = [(one, key) for one, key in named if not _is_module(key) and not key.endswith(".json")]
-    assert len(named) > 5
+    assert len(named) >= 3
     for one, key in named:
         *place, last = key.split(".")
         assert last in known_keys(place), f"{one.page}: {one.text}"
@@ -240,8 +240,6 @@ def test_the_readme_tells_the_exit_codes_of_the_command_line() -> None:
 def test_the_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text()
     for name, command in pipeline.cli.main.commands.items():
-        if name == "completion":
-            continue
         assert f"stagescope {name}" in text or f"`{name} " in text, name
         for inner in command.commands if isinstance(command, click.Group) else ():
             assert f"{name} {inner}" in text, f"{name} {inner}"

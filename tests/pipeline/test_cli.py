@@ -292,9 +292,9 @@ def test_a_folder_that_is_not_writable_is_told(command: str) -> None:
     """A read-only mount in a namespace of its own: root may write everywhere else."""
     Path("closed").mkdir()
     inner = f"'{sys.executable}' -m pipeline.cli {command} --out closed/runs"
+    script = f"mount -t tmpfs -o ro none closed && {inner}"
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-        + [f"mount -t tmpfs -o ro none closed && {inner}"],
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
         capture_output=True,
         text=True,
         check=False,
