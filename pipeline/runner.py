@@ -235,7 +235,7 @@ class Run:
                     inputs=_as_json(inputs),
                 )
             recording.watch(stage.name, child.pid, orphans=True)
-            child.follow(partial(self.listener.stage_progress, stage.name))
+            child.follow(partial(self.listener.stage_progress, stage.name), recording.revive)
         except BaseException:
             if child.started:
                 child.stop()

@@ -16,6 +16,7 @@ from typing import Any
 from infra.process import tied
 from pipeline.artifact import Manifest
 
+_TICK_S = 1.0
 _GRACE_S = 3.0
 """Time between asking a stage to end and ending it."""
 
@@ -49,13 +50,20 @@ class StageProcess:
         self.started = True
         os.close(to_runner)
 
-    def follow(self, progress: Callable[[int, int], None]) -> None:
-        """Read reports until the process has ended (it stays a zombie, its counters readable)."""
+    def follow(self, progress: Callable[[int, int], None], tick: Callable[[], None]) -> None:
+        """Read reports until the process has ended (it stays a zombie, its counters readable).
+
+        ``tick`` is called about once a second.
+        """
         ended = os.pidfd_open(self.pid)
         sources = [ended, self._reports]
+        ticked_s = time.monotonic()
         try:
             while ended in sources:
-                ready = select.select(sources, [], [])[0]
+                ready = select.select(sources, [], [], _TICK_S)[0]
+                if time.monotonic() - ticked_s >= _TICK_S:
+                    ticked_s = time.monotonic()
+                    tick()
                 if self._reports in ready and not self._read(progress):
                     sources.remove(self._reports)
                 elif ended in ready:

@@ -388,10 +388,15 @@ class _Sender:
     ) -> None:
         from mlflow.entities import Metric
 
-        entities = [
-            Metric(name, value, ts_ns // 1_000_000, step)
+        # MLflow's times are in ms: of two samples in the same one the later stands.
+        by_ms = {
+            name: dict(zip((ts_ns // 1_000_000 for ts_ns in times), values, strict=True))
             for name, (times, values) in series().items()
-            for step, (ts_ns, value) in enumerate(zip(times, values, strict=True))
+        }
+        entities = [
+            Metric(name, value, ts_ms, step)
+            for name, points in by_ms.items()
+            for step, (ts_ms, value) in enumerate(points.items())
         ]
         self._log(run, entities)
 

@@ -24,7 +24,7 @@ from telemetry.profile import Profile, Row
 from telemetry.runfolder import Span
 from telemetry.samples import Metric
 from telemetry.segments import SampleSet
-from telemetry.series import Points, SeriesIndex
+from telemetry.series import SHORT_PERIODS, Points, SeriesIndex
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -32,8 +32,6 @@ Bools = npt.NDArray[np.bool_]
 
 GAP_PERIODS = 2.5
 """Two samples further apart than this many periods have a gap between them."""
-SHORT_PERIODS = 0.5
-"""A counter's samples that are closer than this are too close for a rate of their own."""
 _NS = 1_000_000_000
 _OWN = ("stage", "app")
 """``stage:X`` and ``app:X`` belong to stage X alone and are called ``stage`` and ``app`` there;

@@ -17,6 +17,9 @@ from telemetry.thin import thin
 MAX_POINTS = 1_000
 """Points of one series that a tracking server gets; minimum and maximum are among them."""
 
+SHORT_PERIODS = 0.5
+"""A counter's samples that are closer than this are too close for a rate of their own."""
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -113,7 +116,8 @@ def stage_series(samples: SampleSet, span: Span) -> dict[str, tuple[list[int], l
     """What a tracking server draws for one stage: ``system/...`` names to times (ns) and values.
 
     Levels as they were, counters as rates per second, at their original times, thinned to
-    ``MAX_POINTS`` each.
+    ``MAX_POINTS`` each. The extra samples when a process starts or ends can be so close to others
+    that one clock tick between them would be ten cores: they have no rate of their own.
     """
     index = SeriesIndex(samples)
     drawn = {}
@@ -121,14 +125,27 @@ def stage_series(samples: SampleSet, span: Span) -> dict[str, tuple[list[int], l
         points = index.points(entity, metric)
         times, values = points.ts_ns, points.values
         if samples.metrics[metric].kind == "counter":
+            kept = _apart(times, round(SHORT_PERIODS * samples.period_s(entity, metric) * 1e9))
+            times, values = times[kept], values[kept]
             seconds = np.diff(times) / 1e9
             whole = (seconds > 0) & (np.diff(values) >= 0)
             times, values = times[1:][whole], np.diff(values)[whole] / seconds[whole]
         inside = (times >= span.start_ns) & (times <= span.end_ns) & np.isfinite(values)
         if inside.any():
-            kept = thin(times[inside], values[inside] * tracked.scale, MAX_POINTS)
-            drawn[f"system/{name}"] = (kept[0].tolist(), kept[1].tolist())
+            thinned = thin(times[inside], values[inside] * tracked.scale, MAX_POINTS)
+            drawn[f"system/{name}"] = (thinned[0].tolist(), thinned[1].tolist())
     return drawn
+
+
+def _apart(times: Ints, least_ns: int) -> list[int]:
+    """Indices of the samples that are at least this far from the one kept before."""
+    if len(times) < 2 or int(np.diff(times).min()) >= least_ns:
+        return list(range(len(times)))
+    kept = [0]
+    for index, ts_ns in enumerate(times.tolist()):
+        if ts_ns - int(times[kept[-1]]) >= least_ns:
+            kept.append(index)
+    return kept
 
 
 def _matches(index: SeriesIndex, stage: str) -> Iterator[tuple[str, str, Tracked, str]]:

@@ -1,7 +1,7 @@
 """Headless Chromium on a page that goes on working: its text is looked at until all is there.
 
-A page that is looked at once, after virtual time (``tests.browser``), is not painted, and charts that
-are drawn when they come into view never are.
+A page that is looked at once, after virtual time (``tests.browser``), is not painted, and charts
+that are drawn when they come into view never are.
 """
 
 from __future__ import annotations

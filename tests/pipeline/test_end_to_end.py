@@ -25,6 +25,7 @@ from pipeline.recipe import Tracking as TrackingSettings
 from pipeline.tracking import Tracking, TrackingAway
 from telemetry.runfolder import RunFolder, Span, find_run
 from tests.browser import Browser, Page
+from tests.live_browser import text_when_there
 from tests.nvml import build as nvml
 from tests.pipeline.small import STAGES, command, environment, latest, run, run_command, statuses
 from tests.pipeline.test_tracking import free_port, server
@@ -354,26 +355,22 @@ def test_a_server_that_was_away_gets_everything_once(made: Made, served: Served)
 
 
 @pytest.mark.needs("chromium")
-def test_mlflow_draws_the_series_on_its_own_page(
-    made: Made, served: Served, tmp_path: Path
-) -> None:
+def test_mlflow_draws_the_series_on_its_own_page(served: Served) -> None:
     client = client_of(served.uri)
     experiment = client.get_experiment_by_name("stagescope").experiment_id
     run_id = runs_of(served.uri)["training"].info.run_id
     url = f"{served.uri}/#/experiments/{experiment}/runs/{run_id}/system-metrics"
-    # Charts are drawn when they come into view: in a window as high as the page, and only where
-    # the browser paints it, so there is a screenshot as well.
-    paint = f"--screenshot={tmp_path / 'page.png'}"
-    page = Browser(height=7_500, wait_ms=20_000, timeout_s=120, flags=(paint,)).open(url)
-    text = words(page)
-    assert "System metrics" in text
+    charts = (*SERIES, "stage/mem_rss_bytes")
+    lines = [f"training (system/{chart})" for chart in charts]
+    # Charts are drawn when they come into view: a window as high as the page shows all of them.
+    text = text_when_there(url, lines, height=7_500, timeout_s=150)
     for section in ("gpu", "guest", "stage"):
-        found = re.search(rf"system/{section} \((\d+)\)", text)
+        found = re.search(rf"system/{section}\s+\((\d+)\)", text)
         assert found, text
         assert int(found[1]) >= 4
-    for chart in (*SERIES, "stage/mem_rss_bytes"):
-        assert f" {chart.partition('/')[2]} " in text, f"no chart of {chart}"
-        assert f" training (system/{chart}) " in text, f"no line of {chart}"
+    for chart, line in zip(charts, lines, strict=True):
+        assert chart.partition("/")[2] in text.splitlines(), f"no chart of {chart}"
+        assert line in text, f"no line of {chart}"
 
 
 def words(page: Page) -> str:

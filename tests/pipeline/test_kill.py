@@ -47,7 +47,7 @@ def runner_with_checkpoint(out: Path, record: dict[str, Any]) -> int | None:
     """The runner, once the training has left a checkpoint."""
     if pid_of_stage("training")(out, record) is None:
         return None
-    found = any(path.is_file() for path in (out / ".stagescope/work/training").rglob("*"))
+    found = any((out / ".stagescope/work/training").rglob("checkpoint.pt"))
     return RUNNER if found else None
 
 
