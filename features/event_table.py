@@ -10,6 +10,8 @@ from typing import Any
 
 Lists = dict[int, bytes]
 REDIS_TIMEOUT_S = 2.0
+SYNCHRONOUS_NORMAL = 1
+"""What ``PRAGMA synchronous`` answers where a commit in the write-ahead log does not sync."""
 
 
 class StoreUnavailableError(ConnectionError):
@@ -86,7 +88,9 @@ def make_quick(store: Any) -> None:
     if settings.type == "sqlite":
         connection = store.provider.online_store._get_conn(store.config)
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        if connection.execute("PRAGMA synchronous").fetchone()[0] != SYNCHRONOUS_NORMAL:
+            # Not again where it is so already: SQLite refuses while somebody's write is going on.
+            connection.execute("PRAGMA synchronous = NORMAL")
     elif settings.type == "redis" and settings.redis_type == "redis":
         from redis.backoff import NoBackoff
         from redis.retry import Retry

@@ -58,6 +58,8 @@ class Batcher(Generic[Job, Answer]):
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._consumer: asyncio.Task[None] | None = None
+        self._busy = False
+        """From taking a batch until what it writes is written."""
 
     def open(self) -> None:
         """Start to consume, on the running loop."""
@@ -65,7 +67,7 @@ class Batcher(Generic[Job, Answer]):
 
     async def close(self) -> None:
         """Answer what waits, then stop."""
-        while self._queue:
+        while self._queue or self._busy:
             await asyncio.sleep(0.005)
         if self._consumer is not None:
             await self.call(lambda: None)
@@ -91,23 +93,27 @@ class Batcher(Generic[Job, Answer]):
         await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     async def _consume(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
-            batch = self._drain()
-            jobs = [waiting.job for waiting in batch]
-            try:
-                answers = await loop.run_in_executor(self._thread, self._answer, jobs)
-            except Exception as error:  # noqa: BLE001 - the one boundary: a failure is an answer
-                _tell(batch, error)
-                continue
-            for waiting, answer in zip(batch, answers, strict=True):
-                if not waiting.future.done():
-                    waiting.future.set_result(answer)
-            try:
-                await loop.run_in_executor(self._thread, self._settle)
-            except Exception:
-                log.exception("writing after the answers failed")
+            self._busy = True
+            await self._one_batch(self._drain())
+            self._busy = False
+
+    async def _one_batch(self, batch: list[Waiting[Job, Answer]]) -> None:
+        loop = asyncio.get_running_loop()
+        jobs = [waiting.job for waiting in batch]
+        try:
+            answers = await loop.run_in_executor(self._thread, self._answer, jobs)
+        except Exception as error:  # noqa: BLE001 - the one boundary: a failure is an answer
+            _tell(batch, error)
+            return
+        for waiting, answer in zip(batch, answers, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(answer)
+        try:
+            await loop.run_in_executor(self._thread, self._settle)
+        except Exception:
+            log.exception("writing after the answers failed")
 
     def _drain(self) -> list[Waiting[Job, Answer]]:
         batch = [self._queue.popleft()]
