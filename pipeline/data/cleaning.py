@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.cluster import Cluster
+from pipeline.artifact import sync_folder
 from pipeline.data.cleanparts import (
     MICROSECONDS,
     FileOutcome,
@@ -36,7 +37,7 @@ from pipeline.data.cleanparts import (
 from pipeline.data.rawfiles import list_raw_files
 from pipeline.data.repeats import IDS_PER_BUCKET, find_repeats, quarantine_repeats
 from pipeline.data.rules import DUPLICATE
-from pipeline.data.schema import day_path, sync_folder, write_parquet
+from pipeline.data.schema import day_path, write_parquet
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow as pa
 
 from infra.cluster import Cluster
+from pipeline.artifact import sync_folder
 from pipeline.data.payments import CUSTOMERS_PER_BLOCK, make_day
-from pipeline.data.schema import day_path, sync_folder, write_parquet
+from pipeline.data.schema import day_path, write_parquet
 from pipeline.data.world import GeneratorSpec
 
 __all__ = ["GenerateReport", "GeneratorSpec", "digest_of", "generate"]

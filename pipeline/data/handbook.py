@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.artifact import sync_folder
 from pipeline.data.schema import (
     TRANSACTIONS,
     day_files,
     day_of,
     day_path,
-    sync_folder,
     write_parquet,
 )
 from pipeline.data.tablepickle import read_table_pickle

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pipeline.artifact import sync_folder
 
 TRANSACTIONS = pa.schema(
     [
@@ -86,23 +87,9 @@ def write_parquet(table: pa.Table, path: Path) -> int:
         use_dictionary=[name for name in table.column_names if name not in delta],
         column_encoding=dict.fromkeys(delta, "DELTA_BINARY_PACKED"),
     )
-    sync(scratch)
+    sync_folder(scratch)
     scratch.replace(path)
     return path.stat().st_size
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's bytes are on the device."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the device."""
-    sync(folder)
 
 
 def _is_whole(kind: pa.DataType) -> bool:
