@@ -14,6 +14,7 @@ import pytest
 PARTS = {
     "redis-server": ("redis-server", "apt-get install redis-server"),
     "gcc": ("gcc", "apt-get install gcc libc6-dev"),
+    "go": ("go", "apt-get install golang-go golang-github-vmware-govmomi-dev"),
     "chromium": ("chromium", "apt-get install chromium"),
 }
 HANDBOOK_HINT = (

@@ -1,9 +1,10 @@
 """The point-in-time join, ours against Feast's own stores, each in a process of its own.
 
-    python -m tests.bench.bench_join [--rows 100000] [--ours-rows 1750000]
+    python -m tests.bench.bench_join [--rows 100000] [--more-rows 1000000] [--ours-rows 1750000]
 
-As PEERS measured it: as many feature rows as there are entity rows (at least a million), 10
-features, 10,000 entities. Peak memory is the process's own (``wait4``), imports included.
+As many feature rows as there are entity rows (at least a million), 10 features, 10,000 entities.
+Then the published transactions through the project's own feature service, where their file is at
+hand (STAGESCOPE_HANDBOOK). Peak memory is the process's own (``wait4``), imports included.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.bench.measure import measured
+from tests.bench.measure import Measured, measured
+from tests.conftest import HANDBOOK_HINT, handbook_file
 
 COMMAND = (sys.executable, "-m", "tests.bench.bench_join")
 ENTITIES, FEATURES, DAYS = 10_000, 10, 180
@@ -81,6 +83,48 @@ def join(folder: Path, kind: str) -> None:
     print(json.dumps({"seconds": seconds, "rows": len(table), "sum_f0": total}))
 
 
+def make_published(published: Path, folder: Path) -> None:
+    """Import and clean the published transactions and build their window tables."""
+    from features.build import build_tables
+    from infra.cluster import open_cluster
+    from pipeline.data.cleaning import clean
+    from pipeline.data.handbook import import_published
+    from pipeline.data.schema import day_files
+
+    import_published(published, folder / "raw")
+    with open_cluster(workers=0, local_directory=folder) as cluster:
+        clean(folder / "raw", folder / "clean", folder / "quarantine", cluster)
+        build_tables(day_files(folder / "clean"), folder / "windows", cluster)
+
+
+def join_published(folder: Path) -> None:
+    """Retrieve all published rows through ``fraud_v1`` and print seconds and rows as JSON."""
+    warnings.simplefilter("ignore")
+    from features.definitions import SERVICE, open_store
+
+    store = open_store(folder / "store", tables=folder / "windows")
+    files = sorted((folder / "clean").glob("*.parquet"))
+    entities = pa.concat_tables(pq.read_table(path) for path in files)
+    start = time.perf_counter()
+    service = store.get_feature_service(SERVICE)
+    table = store.get_historical_features(entity_df=entities, features=service).to_arrow()
+    seconds = time.perf_counter() - start
+    total = float(np.nansum(table["customer_mean_amount_30d"].to_numpy()))
+    print(json.dumps({"seconds": seconds, "rows": len(table), "sum_f0": total}))
+
+
+def show_published() -> None:
+    """Our store on the published table; it says so where the file is not at hand."""
+    published = handbook_file()
+    if published is None or not published.is_file():
+        print(f" published ours    not measured: {HANDBOOK_HINT}")
+        return
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run([*COMMAND, "--make-published", str(published), place], check=True)
+        result = measured([*COMMAND, "--child", "published", place])
+    _show(" published", "ours", result)
+
+
 def compare(rows: int, kinds: list[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         history_rows = str(max(1_000_000, rows))
@@ -88,35 +132,43 @@ def compare(rows: int, kinds: list[str]) -> None:
         subprocess.run(make, check=True)  # apart, so that this process stays small
         for kind in kinds:
             result = measured([*COMMAND, "--child", kind, place])
-            said = result.answer
-            print(
-                f"{rows:>10,} {kind:<8}"
-                + (
-                    f"{said['seconds']:>8.2f} s {result.peak_gb:>7.2f} GB {said['rows']:>10,} rows"
-                    f"  sum {said['sum_f0']:.3f}"
-                    if said
-                    else f"  not measured: {result.error}"
-                ),
-                flush=True,
-            )
+            _show(f"{rows:>10,}", kind, result)
+
+
+def _show(rows: str, kind: str, result: Measured) -> None:
+    said = result.answer
+    figures = (
+        f"{said['seconds']:>8.2f} s {result.peak_gb:>7.2f} GB {said['rows']:>10,} rows"
+        f"  sum {said['sum_f0']:.3f}"
+        if said
+        else f"  not measured: {result.error}"
+    )
+    print(f"{rows} {kind:<8}{figures}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--more-rows", type=int, default=1_000_000)
     parser.add_argument("--ours-rows", type=int, default=1_750_000)
     parser.add_argument("--child", nargs=2, metavar=("STORE", "FOLDER"))
     parser.add_argument("--make", nargs=2, metavar=("FOLDER", "HISTORY_ROWS"))
+    parser.add_argument("--make-published", nargs=2, metavar=("FILE", "FOLDER"))
     options = parser.parse_args()
     if options.make:
         make_inputs(Path(options.make[0]), int(options.make[1]), options.rows)
-        return
-    if options.child:
+    elif options.make_published:
+        make_published(*map(Path, options.make_published))
+    elif options.child and options.child[0] == "published":
+        join_published(Path(options.child[1]))
+    elif options.child:
         join(Path(options.child[1]), options.child[0])
-        return
-    print("entity rows store         join      peak")
-    compare(options.rows, list(STORES))
-    compare(options.ours_rows, ["ours"])
+    else:
+        print("entity rows store         join      peak")
+        compare(options.rows, list(STORES))
+        compare(options.more_rows, ["ours", "duckdb"])
+        compare(options.ours_rows, ["ours"])
+        show_published()
 
 
 if __name__ == "__main__":
