@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from infra.placement import NO_VCENTER, find_placement
+from infra.placement import (
+    NEVER_SEEN,
+    NO_VCENTER,
+    Move,
+    VmPlace,
+    boot_id,
+    find_placement,
+    uuid_forms,
+    with_vcenter,
+)
 from tests.nvml.build import build, environment, run_with
 
 MACHINE = {
@@ -17,6 +27,31 @@ MACHINE = {
     "sys/class/dmi/id/sys_vendor": "VMware, Inc.",
     "sys/class/dmi/id/product_uuid": "564d1234-aaaa-bbbb-cccc-0123456789ab",
 }
+
+PLACE = VmPlace(
+    vm="trainer",
+    moid="vm-7",
+    uuid="34124d56-aaaa-bbbb-cccc-0123456789ab",
+    instance_uuid="5001",
+    esxi_host="esx1",
+    host_moid="host-1",
+    cluster="C0",
+    datacenter="DC0",
+    resource_pool=None,
+    datastores=("ds1", "ds2"),
+    vcpus=16,
+    memory_bytes=1 << 36,
+    host_cpu_mhz=2600,
+    host_cores=64,
+    host_power_policy=None,
+    gpus=("vGPU grid_a100-40c",),
+    esxi_version="8.0.3",
+    vcenter_version="8.0.3",
+)
+
+
+def placed(place: VmPlace, when: str = "start") -> dict[str, Any]:
+    return {"at_ns": 1, "event": "placement", "when": when, **place.to_json()}
 
 
 @pytest.fixture
@@ -80,6 +115,51 @@ def test_a_file_that_cannot_be_read_at_all(machine: Path) -> None:
 
 def test_this_machine_can_be_placed_and_recorded() -> None:
     assert json.loads(json.dumps(asdict(find_placement())))["boot_id"]
+
+
+def test_the_vcenter_fills_its_side(machine: Path) -> None:
+    other = replace(PLACE, vm="other", uuid="00000000-0000-0000-0000-000000000001")
+    this = replace(PLACE, uuid="34124d56-AAAA-BBBB-cccc-0123456789ab")  # the other byte order
+    moved = {"event": "moved", "vm": "trainer", "at_ns": 5, "from_host": "esx1", "to_host": "esx2"}
+    events = [
+        {"event": "connected", "server": "vc"},
+        placed(other),
+        placed(this),
+        {**moved, "exact": True},
+        placed(replace(this, esxi_host="esx2"), "end"),
+    ]
+    found = with_vcenter(find_placement(machine), events)
+    assert (found.vm, found.esxi_host, found.datastores) == ("trainer", "esx1", ("ds1", "ds2"))
+    assert [place.vm for place in found.vms] == ["trainer", "other"]
+    assert found.moves == (Move(vm="trainer", at_ns=5, from_host="esx1", to_host="esx2"),)
+    assert {"vm", "esxi_host", "datastores", "vms", "moves"}.isdisjoint(found.absent)
+    assert json.loads(json.dumps(asdict(found)))["vms"][0]["gpus"] == ["vGPU grid_a100-40c"]
+
+
+def test_a_vcenter_that_was_never_reached_leaves_its_reason(machine: Path) -> None:
+    found = with_vcenter(find_placement(machine), [{"event": "lost"}])
+    assert found.vm is None
+    assert {found.absent[name] for name in ("vm", "vms", "moves")} == {NEVER_SEEN}
+
+
+def test_no_move_is_said_to_be_none(machine: Path) -> None:
+    found = with_vcenter(find_placement(machine), [placed(PLACE)])
+    assert found.moves == ()
+    assert "no VM of the run changed" in found.absent["moves"]
+
+
+def test_uuids_have_two_byte_orders() -> None:
+    forms = uuid_forms("564D1234-aaaa-bbcc-ddee-0123456789ab")
+    assert forms == (
+        "564d1234-aaaa-bbcc-ddee-0123456789ab",
+        "34124d56-aaaa-ccbb-ddee-0123456789ab",
+    )
+    assert uuid_forms("Not Settable") == ()
+
+
+def test_the_boot_is_known_alone(machine: Path) -> None:
+    assert boot_id(machine) == MACHINE["proc/sys/kernel/random/boot_id"]
+    assert boot_id(machine / "nowhere") is None
 
 
 @pytest.mark.needs("gcc")

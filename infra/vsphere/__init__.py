@@ -1,0 +1,1 @@
+"""The vCenter API: the session, finding VMs, clocks, privileges, counters and their samples."""
