@@ -1,4 +1,8 @@
-"""A collector at work: its thread, its health and its samples on their way to the disk."""
+"""A collector at work: its thread, its health and its samples on their way to the disk.
+
+A collector whose ``remote`` is true asks another machine. Nobody waits for that one: not for its
+opening at the start, nor at the end, where it is told to ``halt`` and takes no last sample.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +70,16 @@ class Worker:
         entity = f"collector:{self.collector.name}"
         self._health = [Series(entity=entity, metric=metric) for metric in HEALTH]
 
+    @property
+    def remote(self) -> bool:
+        """Whether the collector asks another machine."""
+        return getattr(self.collector, "remote", False)
+
+    def halt(self) -> None:
+        """Tell a collector that asks another machine to ask no more."""
+        if self.remote:
+            self.collector.halt()  # type: ignore[attr-defined]
+
     def open(self) -> bool:
         """Open the collector; whether it could be."""
         try:
@@ -87,7 +101,7 @@ class Worker:
         period_s, back_off_s = self.collector.period_s, 0.0
         self._began_s = time.monotonic()
         if not self.open():
-            back_off_s = 2 * period_s
+            back_off_s = min(MOST_BACK_OFF_S, 2 * period_s)
         self._began_s = None
         self.ready.set()
         due_s = time.monotonic() + back_off_s
@@ -185,15 +199,15 @@ class Worker:
 
     def close(self) -> None:
         """Take a last sample if the thread has ended, write all, and release the collector."""
-        if self._running:
+        if self._running and not self.remote:
             self.lose(f"{self.collector.name}: hangs, and was left behind")
-        elif self.opened:
+        elif self.opened and not self.remote:
             self._once()
         self._told_at_s = float("-inf")
         self.flush()
         with self._writing:
             self.writer.close()
-        if self.opened and not self._running:
+        if self.remote or (self.opened and not self._running):
             try:
                 self.collector.close()
             except Exception as error:  # noqa: BLE001 - the same boundary, at the end

@@ -31,11 +31,13 @@ from telemetry.segments import SegmentWriter
 from telemetry.settings import TelemetrySettings
 
 JOIN_S = 2.0
-"""A collector that hangs (a driver that does not answer) is left behind after this."""
+"""Collectors that hang (a driver that does not answer) are left behind after this."""
 READY_S = 5.0
 """So long a collector may take to open (a driver to load) before orders are taken without it."""
 ORPHANED_S = 1.0
 """How often it is asked whether the parent lives: a fork of it can hold stdin open."""
+
+Factory = Callable[[Clock, TelemetrySettings, Path | None], Collector]
 
 
 @runtime_checkable
@@ -57,7 +59,7 @@ class Recorder:
         folder: Path,
         clock: Clock,
         settings: TelemetrySettings,
-        collectors: dict[str, Callable[[Clock, float, Path | None], Collector]] | None = None,
+        collectors: dict[str, Factory] | None = None,
     ) -> None:
         self._folder, self._clock, self._settings = folder, clock, settings
         self._collectors = COLLECTORS if collectors is None else collectors
@@ -69,15 +71,14 @@ class Recorder:
     def open(self) -> None:
         """Start each collector; one that cannot be opened is a loss, and tried again."""
         for name in self._settings.collectors:
-            period_s = self._settings.period_s(name)
             worker = Worker(
-                collector=self._collectors[name](self._clock, period_s, self._folder),
+                collector=self._collectors[name](self._clock, self._settings, self._folder),
                 writer=SegmentWriter(
                     self._folder,
                     name,
                     [Series(entity=f"collector:{name}", metric=metric) for metric in HEALTH],
                     host=platform.node(),
-                    period_s=period_s,
+                    period_s=self._settings.period_s(name),
                     slow={metric.name: 1.0 for metric in HEALTH},
                     offset_ns=self._clock.offset_ns,
                 ),
@@ -87,7 +88,8 @@ class Recorder:
             self._start(worker.run)
         deadline_s = time.monotonic() + READY_S
         for worker in self._workers.values():
-            worker.ready.wait(max(0.0, deadline_s - time.monotonic()))
+            if not worker.remote:
+                worker.ready.wait(max(0.0, deadline_s - time.monotonic()))
         self._start(self._write)
 
     def _start(self, work: Callable[[threading.Event], None]) -> None:
@@ -126,8 +128,11 @@ class Recorder:
     def close(self) -> None:
         """Take a last sample of everything, write it and release the collectors."""
         self._stop.set()
+        for worker in self._workers.values():
+            worker.halt()
+        deadline_s = time.monotonic() + JOIN_S
         for thread in self._threads:
-            thread.join(timeout=JOIN_S)
+            thread.join(max(0.0, deadline_s - time.monotonic()))
         for worker in self._workers.values():
             worker.close()
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("bench_features", "bench_join", "bench_generator", "bench_recorder")
+BENCHES = (
+    "bench_features",
+    "bench_join",
+    "bench_generator",
+    "bench_recorder",
+    "bench_vcenter",
+    "bench_vcenter_load",
+)
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from telemetry.clock import Clock, measure_offset_ns
-from telemetry.recorder import Recorder
+from telemetry.recorder import Factory, Recorder
 from telemetry.recording import Recording
-from telemetry.samples import Collector, Metric, Sample, Samples, Series
+from telemetry.samples import Metric, Sample, Samples, Series
 from telemetry.segments import read_samples
 from telemetry.series import SeriesIndex
 from telemetry.settings import TelemetrySettings
@@ -268,8 +268,8 @@ class AnySettings(TelemetrySettings):
 def recorder_of(tmp_path: Path, *collectors: Made, flush_s: float = 0.05) -> Recorder:
     by_name = {one.name: one for one in collectors}
 
-    def factory(name: str) -> Callable[[Clock, float, Path | None], Collector]:
-        return lambda clock, period_s, folder: by_name[name]
+    def factory(name: str) -> Factory:
+        return lambda clock, settings, folder: by_name[name]
 
     settings = AnySettings(collectors=tuple(by_name), flush_s=flush_s)
     return Recorder(tmp_path, clock(), settings, {name: factory(name) for name in by_name})
@@ -385,6 +385,62 @@ def test_one_that_hangs_on_opening_keeps_no_other_from_sampling(
     assert index.points("collector:made", "collector_up").values[-1] == 0
     assert index.points("collector:well", "collector_up").values[-1] == 1
     assert stuck.calls == 0
+
+
+@dataclass(kw_only=True)
+class Remote(Made):
+    """Asks another machine, which may take its time."""
+
+    remote: bool = True
+    free: threading.Event = field(default_factory=threading.Event)
+
+    def halt(self) -> None:
+        self.free.set()
+
+
+def test_nobody_waits_for_a_collector_that_asks_another_machine(tmp_path: Path) -> None:
+    @dataclass(kw_only=True)
+    class Slow(Remote):
+        def open(self) -> Sequence[Series]:
+            self.free.wait(30)
+            return self.series
+
+    slow, well = Slow(act=level), Made(act=level, name="well")
+    recorder = recorder_of(tmp_path, slow, well)
+    begin = time.monotonic()
+    recorder.open()
+    assert time.monotonic() - begin < 1
+    until(lambda: well.calls > 3)
+    begin = time.monotonic()
+    recorder.close()
+    assert time.monotonic() - begin < 1.5
+    assert slow.closed
+    assert slow.calls == 0
+    assert recorder.losses() == []
+
+
+def test_a_remote_one_that_hangs_is_closed_all_the_same_and_is_asked_no_last_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.recorder.JOIN_S", 0.2)
+    stuck = threading.Event()
+
+    def hang(number: int) -> Samples:
+        stuck.wait(30)
+        return level(number)
+
+    hanging, brisk = Remote(act=hang), Remote(act=level, name="brisk")
+    recorder = recorder_of(tmp_path, hanging, brisk)
+    recorder.open()
+    until(lambda: hanging.calls == 1 and brisk.calls > 3)
+    recorder.close()
+    calls = brisk.calls
+    assert hanging.closed
+    assert brisk.closed
+    assert recorder.losses() == []  # what it did not get, the backfill fetches
+    kept = SeriesIndex(read_samples(tmp_path)).points("made", "level").values
+    assert len(kept) == calls
+    stuck.set()
 
 
 def test_nothing_to_sample_is_told_and_costs_nothing(tmp_path: Path) -> None:
