@@ -7,6 +7,8 @@ overlap, and a stretch belongs to a span by the share of it that lies in there:
 - gauge: the stretch from the sample before to this one has this one's value; after a gap, only the
   last period of it has;
 - window: the stretch that the source chose has its mean; what an earlier one covers is its own.
+  Where in a window something happened is not known: one that crosses the span's edge covers for
+  the share of it that lies inside, and a span shorter than a window has no figures.
 
 ``docs/profile.md`` says the same to readers of a profile.
 """
@@ -44,6 +46,7 @@ class Stretches:
 
     ``level`` is in the metric's unit, for a counter in unit/s; ``amount`` is what a counter grew
     by. In a ``gap`` the recorder was away. Stretches below ``short_ns`` have no rate of their own.
+    Of ``windows`` only the mean is known, and nothing of what happened within one.
     """
 
     start_ns: Ints
@@ -52,6 +55,7 @@ class Stretches:
     amount: Floats | None
     gap: Bools
     short_ns: float = 0.0
+    windows: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +63,16 @@ class Share:
     """The part of a series that lies in one span.
 
     ``total``: what a counter grew by, else level × s. ``known_ns``: the time that ``total`` and
-    ``mean`` stand for. ``covered_ns``: the same without gaps that reach over the span's edge.
-    ``levels`` and ``weights_ns``: the distribution.
+    ``mean`` stand for. ``covered_ns``: the same without gaps that reach over the span's edge; of a
+    window over the edge only the share that lies within. ``window_ns``: the longest window here, 0
+    for other kinds. ``levels`` and ``weights_ns``: the distribution.
     """
 
     total: float
     mean: float
     known_ns: int
-    covered_ns: int
+    covered_ns: float
+    window_ns: int
     levels: Floats
     weights_ns: Ints
 
@@ -154,7 +160,8 @@ def _windows(points: Points, period_ns: int) -> Stretches:
     end, start, values = end[order], start[order], values[order]
     start[1:] = np.maximum(start[1:], end[:-1])
     kept = start < end
-    return Stretches(start[kept], end[kept], values[kept], None, np.zeros(kept.sum(), bool))
+    none = np.zeros(kept.sum(), bool)
+    return Stretches(start[kept], end[kept], values[kept], None, none, windows=True)
 
 
 def share(stretches: Stretches, start_ns: int, end_ns: int) -> Share | None:
@@ -165,23 +172,28 @@ def share(stretches: Stretches, start_ns: int, end_ns: int) -> Share | None:
         return None
     begin, end = stretches.start_ns[low:high], stretches.end_ns[low:high]
     inside = np.minimum(end, end_ns) - np.maximum(begin, start_ns)
-    across = stretches.gap[low:high] & (inside < end - begin)
+    length = end - begin
+    across = stretches.gap[low:high] & (inside < length)
     known = int(inside.sum())
+    covered: float = known - int(inside[across].sum())
+    if stretches.windows:
+        covered = float(np.sum(inside * (inside / length)))
     levels, weights = stretches.level[low:high], inside
     if stretches.amount is None:
         mean = float(np.sum(levels * (inside / known)))
         mean = min(max(mean, float(levels.min())), float(levels.max()))
         total = mean * (known / _NS)
     else:
-        amounts = stretches.amount[low:high] * (inside / (end - begin))
+        amounts = stretches.amount[low:high] * (inside / length)
         total = float(amounts.sum())
         mean = total / (known / _NS)
-        levels, weights = _rates(levels, amounts, inside, (end - begin) < stretches.short_ns)
+        levels, weights = _rates(levels, amounts, inside, length < stretches.short_ns)
     return Share(
         total=total,
         mean=mean,
         known_ns=known,
-        covered_ns=known - int(inside[across].sum()),
+        covered_ns=covered,
+        window_ns=int(length.max()) if stretches.windows else 0,
         levels=levels,
         weights_ns=weights,
     )
@@ -205,6 +217,10 @@ def _row(span: Span, entity: str, metric: Metric, points: Points, stretches: Str
     part = share(stretches, span.start_ns, span.end_ns)
     if part is None or part.covered_ns == 0:
         return _empty(span, entity, metric, _why_none(span, metric, points))
+    length_ns = span.end_ns - span.start_ns
+    if length_ns < part.window_ns:
+        why = f"shorter than one window of {part.window_ns / _NS:g} s: nothing says when in it"
+        return _empty(span, entity, metric, why, part.covered_ns / length_ns)
     p50, p95 = quantiles(part.levels, part.weights_ns, ((1, 2), (19, 20)))
     summed = metric.kind == "counter" or metric.integral_unit is not None
     return Row(
@@ -218,7 +234,7 @@ def _row(span: Span, entity: str, metric: Metric, points: Points, stretches: Str
         p95=p95,
         max=float(part.levels.max()),
         total=part.total if summed else None,
-        coverage=part.covered_ns / (span.end_ns - span.start_ns),
+        coverage=part.covered_ns / length_ns,
     )
 
 
@@ -234,13 +250,14 @@ def quantiles(
     )
 
 
-def _empty(span: Span, entity: str, metric: Metric, reason: str) -> Row:
+def _empty(span: Span, entity: str, metric: Metric, reason: str, coverage: float = 0.0) -> Row:
     return Row(
         stage=span.stage,
         entity=entity,
         metric=metric.name,
         unit=metric.unit,
         kind=metric.kind,
+        coverage=coverage,
         reason=reason,
     )
 

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from telemetry.attribution import correlate
+from telemetry.contention import Thresholds, flags
+from telemetry.hypervisor import joined
 from telemetry.ledger import close_ledger
 from telemetry.profile import Profile, data_rows
 from telemetry.runfolder import RunFolder, write_atomically
-from telemetry.segments import read_samples
 
 _SPANS = pa.schema(
     [
@@ -39,18 +40,27 @@ def finish(folder: RunFolder) -> Profile:
     from telemetry.report import render
 
     run = folder.read()
-    samples = read_samples(folder.samples)
+    samples, hypervisor = joined(folder, run)
     spans = folder.spans()
     profile = Profile(
         rows=(*correlate(samples, spans).rows, *data_rows(run)),
         ledger=tuple(close_ledger(samples, spans, run)),
+        hypervisor=hypervisor,
     )
+    if hypervisor is not None:
+        hypervisor["contention"] = flags(profile, _thresholds(run))
     document = profile.to_json(run)
     _write_table(folder.spans_parquet, _spans_table(run))
     _write_table(folder.profile_parquet, profile.to_table())
     write_atomically(folder.profile_json, json.dumps(document, indent=1, allow_nan=False) + "\n")
     write_atomically(folder.report_html, render(run, document, samples))
     return profile
+
+
+def _thresholds(run: Mapping[str, Any]) -> Thresholds:
+    """What the run's recipe or settings say of them."""
+    recipe = (run.get("recipe") or {}).get("vcenter") or {}
+    return Thresholds.from_json(run.get("contention") or recipe.get("contention"))
 
 
 def _spans_table(run: Mapping[str, Any]) -> pa.Table:

@@ -14,6 +14,7 @@ import numpy as np
 
 from telemetry.attribution import Stretches, every_series, share, stretches_of
 from telemetry.derived import BUSY, NOT_BUSY, TREE
+from telemetry.estimates import SUFFIX
 from telemetry.runfolder import Span
 from telemetry.samples import Metric
 from telemetry.segments import SampleSet
@@ -56,6 +57,7 @@ def close_ledger(samples: SampleSet, spans: Sequence[Span], run: Mapping[str, An
         *_storage(books),
         _seconds(books, run),
         *_whole_run(books),
+        *_windows(books),
         *_energy(books),
     ]
 
@@ -97,6 +99,27 @@ class _Books:
         values = self._series[entity, metric][0].values
         finite = values[np.isfinite(values)]
         return float(finite[-1] - finite[0]) if len(finite) else 0.0
+
+    def integrated(self) -> list[tuple[str, str]]:
+        """Series of windows whose integral has a meaning; what was made of them is no witness."""
+        return sorted(
+            (entity, name)
+            for (entity, name), (_, stretches, metric) in self._series.items()
+            if metric.kind == "window" and metric.integral_unit and len(stretches.level)
+            if not name.endswith(SUFFIX)
+        )
+
+    def windows(self, entity: str, metric: str) -> tuple[tuple[int, int], float]:
+        """Where the windows begin and end, and their levels times their lengths in s, summed up."""
+        points, stretches, _ = self._series[entity, metric]
+        start, end = int(stretches.start_ns[0]), int(stretches.end_ns[-1])
+        kept = np.isfinite(points.values) & (points.start_ns > 0)
+        lengths = (points.ts_ns[kept] - points.start_ns[kept]) / _NS
+        return (start, end), float(np.sum(points.values[kept] * lengths))
+
+    def integral_unit(self, metric: str) -> str:
+        units = (one.integral_unit for _, _, one in self._series.values() if one.name == metric)
+        return next(unit for unit in units if unit)
 
     def last(self, entity: str, metric: str) -> float | None:
         known = self._series.get((entity, metric))
@@ -264,6 +287,22 @@ def _whole_run(books: _Books) -> Iterator[Entry]:
         }
         why = _overlap(books.spans) or "the counter went backwards in between"
         yield entry(title, unit, parts, witnesses, trap=why)
+
+
+def _windows(books: _Books) -> Iterator[Entry]:
+    """Stages and the time between them, each attributed, against the hypervisor's windows."""
+    for entity, metric in books.integrated():
+        bounds, whole = books.windows(entity, metric)
+        parts = {
+            span.stage: books.grew(entity, [metric], span.start_ns, span.end_ns) or 0.0
+            for span in books.spans
+        }
+        gaps = [books.grew(entity, [metric], *gap) or 0.0 for gap in books.between(*bounds)]
+        parts["between stages"] = sum(gaps)
+        witnesses = {"stages + between stages": sum(parts.values()), "all windows": whole}
+        title = f"{metric} of {entity}, stages and between"
+        why = _overlap(books.spans) or "windows that overlap one another"
+        yield entry(title, books.integral_unit(metric), parts, witnesses, trap=why)
 
 
 def _energy(books: _Books) -> Iterator[Entry]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from telemetry.samples import Kind
+from telemetry.series import clean
 
 SCHEMA = "stagescope.profile/1"
 DATA = "data"
@@ -28,7 +29,9 @@ class Row:
 
     A counter's ``mean``, ``p50``, ``p95`` and ``max`` are rates in unit/s and its ``total`` is in
     unit; other kinds have levels in unit, and a ``total`` only where their time integral has a
-    meaning (W gives J). ``coverage`` is the share of the stage that samples cover, 0 to 1.
+    meaning (W gives J). ``coverage`` is the share of the stage that samples cover, 0 to 1; of
+    windows that reach over its edge only the share within counts, and a stage that is shorter than
+    a window has its coverage and no figures.
     """
 
     stage: str
@@ -60,10 +63,14 @@ _STAGE = ("name", "status", "start_ns", "end_ns", "reused_from", "reason")
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """All rows of a run's measured stages, and the run's ledger."""
+    """All rows of a run's measured stages, and the run's ledger.
+
+    ``hypervisor``: what is known of vCenter's view as a whole; None in a run that asked none.
+    """
 
     rows: tuple[Row, ...]
     ledger: tuple[Mapping[str, Any], ...] = ()
+    hypervisor: Mapping[str, Any] | None = None
 
     @cached_property
     def _found(self) -> dict[tuple[str, str, str], Row]:
@@ -87,6 +94,7 @@ class Profile:
         for row in self.rows:
             fields = asdict(row)
             metrics.setdefault(fields.pop("stage"), []).append(fields)
+        told = {} if self.hypervisor is None else {"hypervisor": dict(self.hypervisor)}
         return {
             "schema": SCHEMA,
             "run": {name: run.get(name) for name in _RUN},
@@ -97,6 +105,7 @@ class Profile:
                 for stage in run["stages"]
             ],
             "ledger": [dict(entry) for entry in self.ledger],
+            **told,
         }
 
     @classmethod
@@ -114,6 +123,7 @@ class Profile:
                 for row in stage["metrics"]
             ),
             ledger=tuple(document["ledger"]),
+            hypervisor=document.get("hypervisor"),
         )
 
 
@@ -244,6 +254,8 @@ class _Summary:
 
 
 _DISK, _NET, _GPU = r"disk:(.+)", r"net:(?!lo$)(.+)", r"gpu:(\d+)"
+_VM, _ESXI = r"vm:.+@[^@/]+", r"esxi:[^/]+"
+_VM_PART, _ESXI_GPU = r"vm:.+@[^@/]+/([^@]+)", r"esxi:[^/]+/gpu:(.+)"
 _SUMMARY = (
     _Summary("stage/cpu_seconds", "stage", "cpu_busy_seconds", "total"),
     _Summary("stage/cpu_cores_mean", "stage", "cpu_busy_seconds", "mean"),
@@ -273,6 +285,20 @@ _SUMMARY = (
     _Summary("gpu/{}_power_mean_w", _GPU, "power_instant_w", "mean"),
     _Summary("gpu/{}_energy_j", _GPU, "energy_j", "total"),
     _Summary("gpu/{}_energy_from_power_j", _GPU, "power_instant_w", "total"),
+    _Summary("vcenter/cpu_used_seconds", _VM, "vm_cpu_used_cores", "total"),
+    _Summary("vcenter/cpu_used_seconds_estimate", _VM, "vm_cpu_used_cores_estimate", "total"),
+    _Summary("vcenter/cpu_ready_mean_percent", _VM, "vm_cpu_ready_percent", "mean"),
+    _Summary("vcenter/cpu_costop_mean_percent", _VM, "vm_cpu_costop_percent", "mean"),
+    _Summary("vcenter/cpu_latency_mean_percent", _VM, "vm_cpu_latency_percent", "mean"),
+    _Summary("vcenter/coverage", _VM, "vm_cpu_usage_percent", "coverage"),
+    _Summary("vcenter/mem_ballooned_max_bytes", _VM, "vm_mem_ballooned_bytes", "max"),
+    _Summary("vcenter/mem_swapped_max_bytes", _VM, "vm_mem_swapped_bytes", "max"),
+    _Summary("vcenter/disk_latency_max_ms", _VM, "vm_disk_latency_max_ms", "max"),
+    _Summary("vcenter/host_energy_j", _ESXI, "host_power_w", "total"),
+    _Summary("vcenter/host_power_mean_w", _ESXI, "host_power_w", "mean"),
+    _Summary("vcenter/gpu_{}_util_percent", _ESXI_GPU, "host_gpu_util_percent", "mean"),
+    _Summary("vcenter/{}_read_bytes", _VM_PART, "vm_disk_read_bytes_per_s", "total"),
+    _Summary("vcenter/{}_write_bytes", _VM_PART, "vm_disk_write_bytes_per_s", "total"),
     _Summary("guest/{}_read_bytes", _DISK, "disk_read_bytes", "total"),
     _Summary("guest/{}_read_p95_bytes_per_s", _DISK, "disk_read_bytes", "p95"),
     _Summary("guest/{}_write_bytes", _DISK, "disk_write_bytes", "total"),
@@ -290,9 +316,17 @@ def summary(profile: Profile, stage: str) -> dict[str, float]:
 
 
 def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
+    """Where two entities would give one name (a VM that moved), each has its own added."""
     for one in _SUMMARY:
-        for row in rows:
-            match = re.fullmatch(one.entity, row.entity)
-            value = getattr(row, one.figure)
-            if match and row.metric == one.metric and row.reason is None and value is not None:
-                yield re.sub(r"[^\w./ -]", "_", one.name.format(*match.groups())), value
+        found = [
+            (row, match, value)
+            for row in rows
+            if row.metric == one.metric
+            and (match := re.fullmatch(one.entity, row.entity))
+            and row.reason is None
+            and (value := getattr(row, one.figure)) is not None
+        ]
+        names = [one.name.format(*match.groups()) for _, match, _ in found]
+        for (row, _, value), name in zip(found, names, strict=True):
+            whose = row.entity.partition(":")[2].partition("/")[0]
+            yield clean(name if names.count(name) == 1 else f"{name} {whose}"), value

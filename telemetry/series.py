@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from telemetry.runfolder import Span
 from telemetry.segments import SampleSet
@@ -75,6 +77,15 @@ class SeriesIndex:
         return int(self._ts.max()) if len(self._ts) else None
 
 
+def select(samples: SampleSet, wanted: Callable[[str, str], bool]) -> SampleSet:
+    """The rows of those series (entity, metric) alone; what is known of metrics stays."""
+    entities, entity_codes = _codes(samples.table.column("entity"))
+    metrics, metric_codes = _codes(samples.table.column("metric"))
+    kept = np.array([[wanted(one, other) for other in metrics] for one in entities], dtype=bool)
+    mask = kept[entity_codes, metric_codes] if kept.size else np.zeros(0, bool)
+    return replace(samples, table=samples.table.filter(pa.array(mask)))
+
+
 def _codes(column: Any) -> tuple[list[str], Ints]:
     """A column of strings, dictionary-encoded or not, as names and a code per row."""
     if not hasattr(column.type, "value_type"):
@@ -96,6 +107,9 @@ class Tracked:
     scale: float = 1.0
 
 
+_SEEN = r"((?:vm|host)_(?!\w+_estimate$)\w+)"
+"""What vCenter says; estimates are drawn in the report, beside what they were made of."""
+
 TRACKED = (
     Tracked(entity="machine", metric=r"cpu_(\w+)_seconds", name="guest/cpu_{}_cores"),
     Tracked(entity="machine", metric=r"(mem_\w+_bytes)", name="guest/{}"),
@@ -108,6 +122,10 @@ TRACKED = (
     Tracked(entity="gpu:(.+)", metric="(gpu_(?:mem_)?util_percent)", name="gpu/{}_{}"),
     Tracked(entity="gpu:(.+)", metric=r"(gpu_mem_used_bytes|power_\w+_w)", name="gpu/{}_{}"),
     Tracked(entity="gpu:(.+)", metric=r"(gpu_temperature_c|gpu_clock_\w+)", name="gpu/{}_{}"),
+    Tracked(entity=r"vm:.+@[^@/]+", metric=_SEEN, name="vcenter/{}"),
+    Tracked(entity=r"vm:.+@[^@/]+/([^@]+)", metric=_SEEN, name="vcenter/{}_{}"),
+    Tracked(entity=r"esxi:[^/]+", metric=_SEEN, name="vcenter/{}"),
+    Tracked(entity=r"esxi:[^/]+/gpu:(.+)", metric=_SEEN, name="vcenter/{}_{}"),
 )
 """MLflow's page makes a section of the part after ``system/``."""
 
@@ -121,7 +139,7 @@ def stage_series(samples: SampleSet, span: Span) -> dict[str, tuple[list[int], l
     """
     index = SeriesIndex(samples)
     drawn = {}
-    for entity, metric, tracked, name in _matches(index, span.stage):
+    for entity, metric, tracked, name in _named_apart(_matches(index, span.stage)):
         points = index.points(entity, metric)
         times, values = points.ts_ns, points.values
         if samples.metrics[metric].kind == "counter":
@@ -148,6 +166,23 @@ def _apart(times: Ints, least_ns: int) -> list[int]:
     return kept
 
 
+def _named_apart(
+    found: Iterable[tuple[str, str, Tracked, str]],
+) -> Iterator[tuple[str, str, Tracked, str]]:
+    """Series that would have one name (a VM on two hosts, several VMs) get their entity's too."""
+    matches = list(found)
+    names = Counter(name for *_, name in matches)
+    for entity, metric, tracked, name in matches:
+        if names[name] > 1:
+            name = f"{name} {clean(entity.partition(':')[2].partition('/')[0])}"  # noqa: PLW2901
+        yield entity, metric, tracked, name
+
+
+def clean(name: str) -> str:
+    """The name with what a tracking server does not take replaced."""
+    return re.sub(r"[^\w./ -]", "_", name)
+
+
 def _matches(index: SeriesIndex, stage: str) -> Iterator[tuple[str, str, Tracked, str]]:
     for entity, metric in index.names():
         for tracked in TRACKED:
@@ -155,5 +190,5 @@ def _matches(index: SeriesIndex, stage: str) -> Iterator[tuple[str, str, Tracked
             of_metric = re.fullmatch(tracked.metric, metric)
             if of_entity and of_metric:
                 name = tracked.name.format(*of_entity.groups(), *of_metric.groups())
-                yield entity, metric, tracked, re.sub(r"[^\w./ -]", "_", name)
+                yield entity, metric, tracked, clean(name)
                 break

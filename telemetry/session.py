@@ -56,14 +56,16 @@ class Session:
         run_id = new_run_id()
         self.folder = RunFolder(self._out.resolve() / run_id)
         self.folder.samples.mkdir(parents=True)
-        self.record = new_record(run_id, self._name, self.clock)
+        vcenter = self._settings.vcenter
+        more = {} if vcenter is None else {"vcenter": vcenter.to_json()}
+        self.record = new_record(run_id, self._name, self.clock, **more)
         self.folder.write(self.record)
         point_latest_at(self._out, run_id)
         self.recording = Recording(self.folder.samples, self.clock, self._settings)
         self.recording.open()
 
     def close(self, status: str = "finished") -> None:
-        """End the recorder, then write profile and report."""
+        """End the recorder, fetch vCenter's last windows, then write profile and report."""
         from telemetry.finish import finish
 
         if not self._is_owner():
@@ -73,6 +75,11 @@ class Session:
         self.record |= {"status": status, "ended_ns": self.clock.now_ns()}
         self.record["clock"]["offset_end_ns"] = measure_offset_ns()
         self.folder.write(self.record)
+        if self._settings.vcenter is not None:
+            from telemetry.backfill import backfill
+
+            self.record["losses"] += backfill(self.folder, self._settings.vcenter, self.clock)
+            self.folder.write(self.record)
         finish(self.folder)
 
     def begin(

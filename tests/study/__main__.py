@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-STUDIES = ("ledger",)
+STUDIES = ("ledger", "skew", "sharpen")
 
 
 def main() -> None:

@@ -32,10 +32,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the oracle says of one series in one span; ``known`` and ``covered`` in ns."""
+    """What the oracle says of one series in one span; ``known`` and ``covered`` in ns.
+
+    ``longest``: of the windows that reach into the span the longest, in ns; 0 for other kinds.
+    """
 
     known: int
-    covered: int
+    covered: Fraction
+    longest: int = 0
     total: Fraction = Fraction(0)
     mean: Fraction = Fraction(0)
     p50: Fraction = Fraction(0)
@@ -89,9 +93,16 @@ def attribute(
     if not hits:
         return None
     known = sum(hits.values())
-    covered = sum(
-        count for piece, count in hits.items() if not piece.gap or count == piece.end - piece.start
-    )
+    shares = {piece: Fraction(count, piece.end - piece.start) for piece, count in hits.items()}
+    longest = 0
+    if kind == "window":
+        # Each nanosecond is known as well as the share of its window that lies here.
+        covered = sum((count * shares[piece] for piece, count in hits.items()), Fraction(0))
+        longest = max(piece.end - piece.start for piece in hits)
+    else:
+        covered = Fraction(
+            sum(count for piece, count in hits.items() if not piece.gap or shares[piece] == 1)
+        )
     if kind == "counter":
         parts = [(piece, piece.value * count / (piece.end - piece.start), count)
                  for piece, count in hits.items()]  # fmt: skip
@@ -106,6 +117,7 @@ def attribute(
     return Answer(
         known=known,
         covered=covered,
+        longest=longest,
         total=total,
         mean=mean,
         p50=levels[ceil(Fraction(50, 100) * known) - 1],

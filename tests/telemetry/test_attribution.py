@@ -96,8 +96,14 @@ def test_every_figure_is_the_oracles(series: tuple[Kind, list[Raw]], edges: list
         assert row.coverage == 0.0
         assert row.reason
         return
+    if edges[1] - edges[0] < answer.longest:
+        assert (row.mean, row.p50, row.p95, row.max, row.total) == (None,) * 5
+        assert "shorter than one window" in (row.reason or "")
+        covered = answer.covered / (edges[1] - edges[0])
+        assert row.coverage == pytest.approx(float(covered), rel=1e-12)
+        return
     assert row.reason is None
-    assert row.coverage == pytest.approx(answer.covered / (edges[1] - edges[0]), rel=1e-12)
+    assert row.coverage == pytest.approx(float(answer.covered / (edges[1] - edges[0])), rel=1e-12)
     for name in ("mean", "p50", "p95", "max"):
         expected = float(getattr(answer, name))
         assert getattr(row, name) == pytest.approx(expected, rel=1e-9, abs=1e-9), name
@@ -253,8 +259,26 @@ def test_a_gap_begins_beyond_two_and_a_half_periods(distance: int, covered: int)
 def test_a_window_over_the_edge_is_shared_and_says_so() -> None:
     raw: list[Raw] = [(40, 20, 8.0), (60, 40, 2.0)]
     before, after = rows_of("window", raw, span("a", 0, 30), span("b", 30, 60))
-    assert [before.mean, before.coverage] == pytest.approx([8.0, 1 / 3])
-    assert [after.mean, after.coverage] == pytest.approx([4.0, 1.0])
+    # Half of the first window lies in each: 10 of its ns, each known by half.
+    assert [before.mean, before.coverage] == pytest.approx([8.0, (10 * 0.5) / 30])
+    assert [after.mean, after.coverage] == pytest.approx([4.0, (20 + 10 * 0.5) / 30])
+
+
+def test_a_stage_shorter_than_a_window_has_coverage_and_no_number() -> None:
+    second = 1_000_000_000
+    raw: list[Raw] = [(40 * second, 20 * second, 8.0), (60 * second, 40 * second, 2.0)]
+    series = {("vm:a@b", METRICS["window"]): raw}
+    spans = [
+        Span(stage="within", start_ns=22 * second, end_ns=37 * second),
+        Span(stage="across", start_ns=30 * second, end_ns=49 * second),
+        Span(stage="just", start_ns=30 * second, end_ns=50 * second),
+    ]
+    within, across, just = correlate(make_samples(series, period_s=300.0), spans).rows
+    assert (within.mean, within.max, within.total) == (None, None, None)
+    assert within.coverage == pytest.approx(15 / 20)
+    assert within.reason == "shorter than one window of 20 s: nothing says when in it"
+    assert (across.mean, across.coverage) == (None, pytest.approx((10 * 0.5 + 9 * 0.45) / 19))
+    assert (just.mean, just.coverage, just.reason) == (5.0, 0.5, None)
 
 
 def test_a_tick_between_two_samples_out_of_turn_is_no_burst() -> None:

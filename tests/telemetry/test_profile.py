@@ -199,3 +199,44 @@ def test_the_summary_is_bounded_and_keeps_the_important() -> None:
     assert figures["gpu/39_energy_j"] == 20.0
     assert "guest/nvme0 n_1_read_bytes" in figures
     assert not [name for name in figures if "lo_rx" in name]
+
+
+def test_the_summary_has_the_hypervisors_figures() -> None:
+    rows = (
+        row("features", "vm:ml@esx-1", "vm_cpu_ready_percent", mean=7.0),
+        row("features", "vm:ml@esx-1", "vm_cpu_used_cores", total=33.0),
+        row("features", "vm:ml@esx-1/scsi0:0", "vm_disk_read_bytes_per_s", total=9.0),
+        row("features", "esxi:esx-1", "host_power_w", total=5e4),
+        row("features", "esxi:esx-1/gpu:0", "host_gpu_util_percent", mean=81.0),
+    )
+    assert summary(Profile(rows=rows), "features") == {
+        "vcenter/cpu_used_seconds": 33.0,
+        "vcenter/cpu_ready_mean_percent": 7.0,
+        "vcenter/host_energy_j": 5e4,
+        "vcenter/host_power_mean_w": 2.0,
+        "vcenter/gpu_0_util_percent": 81.0,
+        "vcenter/scsi0_0_read_bytes": 9.0,
+    }
+
+
+def test_a_vm_that_moved_has_a_figure_of_each_host() -> None:
+    rows = tuple(
+        row("features", f"vm:ml@{host}", "vm_cpu_ready_percent", mean=mean)
+        for host, mean in (("esx-1", 1.0), ("esx-2", 8.0))
+    )
+    assert summary(Profile(rows=rows), "features") == {
+        "vcenter/cpu_ready_mean_percent ml_esx-1": 1.0,
+        "vcenter/cpu_ready_mean_percent ml_esx-2": 8.0,
+    }
+
+
+def test_only_a_window_may_have_coverage_without_figures(
+    schema: jsonschema.Draft202012Validator,
+) -> None:
+    document = a_profile().to_json(a_run())
+    metric = document["stages"][1]["metrics"][3]
+    assert metric["reason"]
+    metric["coverage"] = 0.4
+    assert not schema.is_valid(document)
+    metric["kind"] = "window"
+    assert schema.is_valid(document)

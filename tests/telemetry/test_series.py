@@ -96,3 +96,52 @@ def test_long_series_are_thinned_with_their_extremes() -> None:
     assert len(times) <= MAX_POINTS
     assert (min(values), max(values)) == (0.0, 1e6)
     assert times[values.index(1e6)] == START_NS + level[1234][0]
+
+
+def seen(entities: dict[str, str]) -> SampleSet:
+    """Windows of 20 s of these entities, each of one metric."""
+    rows = [
+        {"entity": entity, "metric": metric, "ts_ns": START_NS + 20 * k * 10**9,
+         "start_ns": START_NS + 20 * (k - 1) * 10**9, "value": float(k)}
+        for entity, metric in entities.items()
+        for k in range(1, 4)
+    ]  # fmt: skip
+    metrics = {
+        name: Metric(name=name, unit="%", kind="window", meaning="m", source="s")
+        for name in entities.values()
+    }
+    return SampleSet(table=pa.Table.from_pylist(rows), metrics=metrics, absent=[],
+                     periods=dict.fromkeys(metrics, 20.0))  # fmt: skip
+
+
+def test_what_vcenter_says_is_drawn_at_the_ends_of_its_windows() -> None:
+    drawn = stage_series(
+        seen(
+            {
+                "vm:ml@esx-1": "vm_cpu_ready_percent",
+                "vm:ml@esx-1/scsi0:0": "vm_disk_read_bytes_per_s",
+                "esxi:esx-1": "host_power_w",
+                "esxi:esx-1/gpu:0": "host_gpu_util_percent",
+                "vm:ml@esx-1/scsi0:1": "vm_disk_read_bytes_per_s_estimate",
+            }
+        ),
+        span(),
+    )
+    assert set(drawn) == {
+        "system/vcenter/vm_cpu_ready_percent",
+        "system/vcenter/scsi0_0_vm_disk_read_bytes_per_s",
+        "system/vcenter/host_power_w",
+        "system/vcenter/0_host_gpu_util_percent",
+    }
+    times, values = drawn["system/vcenter/vm_cpu_ready_percent"]
+    assert times == [START_NS + 20 * k * 10**9 for k in (1, 2, 3)]
+    assert values == [1.0, 2.0, 3.0]
+
+
+def test_a_vm_on_two_hosts_is_drawn_twice_and_not_mixed() -> None:
+    metric = "vm_cpu_ready_percent"
+    drawn = stage_series(seen({"vm:ml@esx-1": metric, "vm:ml@esx-2": metric}), span())
+    assert set(drawn) == {
+        "system/vcenter/vm_cpu_ready_percent ml_esx-1",
+        "system/vcenter/vm_cpu_ready_percent ml_esx-2",
+    }
