@@ -11,11 +11,15 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
 from telemetry.report_accounts import growth, ledger
+from telemetry.report_beside import beside
+from telemetry.report_beside_charts import beside_charts, is_drawn_here
 from telemetry.report_charts import RunSeries, charts
+from telemetry.report_contention import HEAD, contention, overview_cell, stage_flags
 from telemetry.report_generic import absent_list, folded, key_values
 from telemetry.report_header import header, hypervisor, why_no_gpu
 from telemetry.report_html import (
@@ -25,11 +29,18 @@ from telemetry.report_html import (
     tag,
     words,
 )
-from telemetry.report_stages import StageView, overview, stage_section, views
+from telemetry.report_hypervisor import (
+    move_sentence,
+    overview_lines,
+    section,
+)
+from telemetry.report_hypervisor_view import HypervisorView, hypervisor_view
+from telemetry.report_stages import Column, StageView, overview, stage_section, views
 from telemetry.segments import SampleSet
 
 _SECTIONS = (
     ("overview", "Overview"),
+    ("hypervisor", "Hypervisor"),
     ("timeline", "Timeline"),
     ("stages", "Stages"),
     ("ledger", "Ledger"),
@@ -47,9 +58,10 @@ def render(run: Mapping[str, Any], profile: Mapping[str, Any], samples: SampleSe
     """
     index = RunSeries(samples)
     stages = views(run, profile)
-    start_ns, end_ns = _extent(run, stages, index)
+    extent = _extent(run, stages, index)
+    seen = hypervisor_view(run, profile, index, extent)
     style, script = _asset("report.css"), _asset("report.js")
-    data = _chart_data(run, stages, index, start_ns, end_ns)
+    data = _chart_data(stages, index, seen, extent)
     page = _asset("report.html")
     return _filled(
         page,
@@ -57,7 +69,7 @@ def render(run: Mapping[str, Any], profile: Mapping[str, Any], samples: SampleSe
             "policy": _policy(script, style),
             "title": join(f"{run.get('name') or 'run'} · {run.get('run_id')} · StageScope"),
             "style": style,
-            "body": _body(run, profile, stages, index, (start_ns, end_ns)),
+            "body": _body(run, profile, stages, index, seen),
             "data": _json(data),
             "script": script,
         },
@@ -107,13 +119,13 @@ def _extent(run: Mapping[str, Any], stages: list[StageView], index: RunSeries) -
 
 
 def _chart_data(
-    run: Mapping[str, Any],
-    stages: list[StageView],
-    index: RunSeries,
-    start_ns: int,
-    end_ns: int,
+    stages: list[StageView], index: RunSeries, seen: HypervisorView, extent: tuple[int, int]
 ) -> dict[str, Any]:
+    start_ns, end_ns = extent
     names = [view.name for view in stages]
+    drawn = charts(index, stages=names, start_ns=start_ns, elsewhere=is_drawn_here)
+    if index.names():
+        drawn += beside_charts(index, seen, start_ns)
     return {
         "startMs": start_ns // 1_000_000,
         "durationMs": max(1, (end_ns - start_ns) // 1_000_000),
@@ -134,7 +146,16 @@ def _chart_data(
             for view in stages
             if not view.measured
         ],
-        "charts": charts(index, stages=names, start_ns=start_ns),
+        "moves": [
+            {
+                "at": (move["at_ns"] - start_ns) // 1_000_000,
+                "text": move_sentence(move, start_ns),
+                "to": str(move.get("to_host") or "another host"),
+            }
+            for move in seen.moves
+            if move.get("at_ns") is not None
+        ],
+        "charts": drawn,
     }
 
 
@@ -143,15 +164,21 @@ def _body(
     profile: Mapping[str, Any],
     stages: list[StageView],
     index: RunSeries,
-    extent: tuple[int, int],
+    seen: HypervisorView,
 ) -> Html:
+    extent = _extent(run, stages, index)
     no_gpu = why_no_gpu(run, index)
     run_seconds = (extent[1] - extent[0]) / 1e9 if run.get("ended_ns") else None
     missing = [(one.entity, one.metric.name, one.reason) for one in index.absent]
     bodies = {
-        "overview": [overview(stages, run_seconds, no_gpu), _unseen(run, index, no_gpu)],
+        "overview": [
+            overview(stages, run_seconds, no_gpu, _columns(seen)),
+            _unseen(run, index, no_gpu, seen, extent[0]),
+            contention(seen, stages) if seen.configured else None,
+        ],
+        "hypervisor": section(seen, stages, extent[0]) if seen.configured else None,
         "timeline": _timeline(stages),
-        "stages": [stage_section(view, index.metrics) for view in stages]
+        "stages": [stage_section(view, index.metrics, _seen(view, seen)) for view in stages]
         or tag("p", "No stage began in this run.", class_="empty"),
         "ledger": ledger(profile.get("ledger") or ()),
         "growth": growth(stages),
@@ -159,20 +186,20 @@ def _body(
         or tag("p", "Every series that a collector knows was there.", class_="empty"),
         "environment": _environment(run),
     }
-    titles = dict(_SECTIONS)
+    shown = [(key, title) for key, title in _SECTIONS if bodies[key] is not None]
     return join(
         [
-            header(run, extent, no_gpu),
+            header(run, extent, no_gpu, seen),
             tag(
                 "nav",
-                [tag("a", title, href=f"#{key}") for key, title in _SECTIONS],
+                [tag("a", title, href=f"#{key}") for key, title in shown],
                 aria_label="Sections",
             ),
             tag(
                 "main",
                 [
-                    tag("section", tag("h2", titles[key]), bodies[key], id=key)
-                    for key, _ in _SECTIONS
+                    tag("section", tag("h2", title), bodies[key], id=key)
+                    for key, title in shown
                 ],
             ),
             tag("footer", "Made by StageScope. Byte units are powers of 1024. A dash stands where "
@@ -181,13 +208,27 @@ def _body(
     )  # fmt: skip
 
 
-def _unseen(run: Mapping[str, Any], index: RunSeries, no_gpu: str) -> Html | None:
+def _columns(seen: HypervisorView) -> list[Column]:
+    """The overview's columns of the hypervisor, in a run that asked a vCenter."""
+    return [Column(head=HEAD, of=partial(overview_cell, seen))] if seen.configured else []
+
+
+def _seen(stage: StageView, seen: HypervisorView) -> Html | None:
+    if not (seen.configured and stage.measured):
+        return None
+    return join([stage_flags(seen, stage), beside(seen, stage)])
+
+
+def _unseen(
+    run: Mapping[str, Any], index: RunSeries, no_gpu: str, view: HypervisorView, start_ns: int
+) -> Html | None:
     """Below the table: whole worlds that were not measured, each with its reason."""
     told = []
     if not any(entity.startswith("gpu:") for entity, _ in index.names()):
         told.append(tag("li", tag("b", "GPU"), f" not measured: {no_gpu}."))
-    seen = hypervisor(run)
-    if seen.startswith("not measured"):
+    if view.configured:
+        told += overview_lines(view, start_ns)
+    elif (seen := hypervisor(run)).startswith("not measured"):
         told.append(tag("li", tag("b", "Hypervisor"), f" {seen}."))
     return tag("ul", told, class_="unseen") if told else None
 

@@ -7,7 +7,7 @@ Counters become rates, gaps in sampling become breaks (never zeros), and every s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,6 +155,7 @@ class RunSeries(SeriesIndex):
 
     def __init__(self, samples: SampleSet) -> None:
         super().__init__(samples)
+        self.samples = samples
         self.metrics: Mapping[str, Metric] = samples.metrics
         self.absent = samples.absent
         self._periods = samples.periods
@@ -184,14 +185,21 @@ class RunSeries(SeriesIndex):
         return list(dict.fromkeys(found))
 
 
-def charts(index: RunSeries, *, stages: Sequence[str], start_ns: int) -> list[dict[str, Any]]:
+def charts(
+    index: RunSeries,
+    *,
+    stages: Sequence[str],
+    start_ns: int,
+    elsewhere: Callable[[str], bool] = lambda metric: False,
+) -> list[dict[str, Any]]:
     """The charts as JSON: key, title, unit, stacked, top, series of {label, t, v}, note, empty.
 
     ``t``: ms since ``start_ns``, as differences; ``v``: values in the unit, null where a gap is.
+    ``elsewhere``: metrics of windows that have a chart of their own in another place.
     """
     if not index.names():
         nothing = "No samples were recorded in this run, so there is nothing to draw."
-        return [_empty_chart("none", "Series over time", "", top=None) | {"empty": nothing}]
+        return [empty_chart("none", "Series over time", "", top=None) | {"empty": nothing}]
     made = [_cpu(index, start_ns)]
     drawn = [(spec, _chart(index, spec, stages, start_ns)) for spec in SPECS]
     alive = {spec.group for spec, chart in drawn if chart["series"]}
@@ -202,21 +210,21 @@ def charts(index: RunSeries, *, stages: Sequence[str], start_ns: int) -> list[di
         elif spec.group not in told:
             told.add(spec.group)
             made.append(chart | {"key": spec.group.lower(), "title": spec.group})
-    return made + list(_window_charts(index, start_ns))
+    return made + list(_window_charts(index, start_ns, elsewhere))
 
 
 def _cpu(index: RunSeries, start_ns: int) -> dict[str, Any]:
     """CPU time by mode as a share of all: exact means over buckets, so that layers add up."""
     names = index.matching("machine", _CPU_METRIC.format(f"({'|'.join(_CPU_MODES)})"))
-    chart = _empty_chart("cpu", _CPU_TITLE, "% of machine", top=100.0) | {"stacked": True}
+    chart = empty_chart("cpu", _CPU_TITLE, "% of machine", top=100.0) | {"stacked": True}
     modes = {metric[4:-8]: index.points(entity, metric) for entity, metric in names}
     if "idle" not in modes or len(modes["idle"].ts_ns) < 2:
-        return _without(chart, index.reasons("machine", _CPU_METRIC.format(".*")))
+        return without(chart, index.reasons("machine", _CPU_METRIC.format(".*")))
     idle = modes["idle"]
     period = index.period_ns(_CPU_METRIC.format("idle"), idle)
     count = int(min(MAX_POINTS, max(1, (idle.ts_ns[-1] - idle.ts_ns[0]) // period)))
     edges = np.linspace(idle.ts_ns[0], idle.ts_ns[-1], count + 1)
-    spent = {mode: _bucket_growth(points, edges, period) for mode, points in modes.items()}
+    spent = {mode: bucket_growth(points, edges, period) for mode, points in modes.items()}
     total = np.sum(list(spent.values()), axis=0)
     times = (edges[:-1] + edges[1:]) / 2
     for label, parts in _CPU_LAYERS:
@@ -224,11 +232,11 @@ def _cpu(index: RunSeries, start_ns: int) -> dict[str, Any]:
         if present:
             with np.errstate(invalid="ignore", divide="ignore"):
                 share = np.clip(100.0 * np.sum(present, axis=0) / total, 0.0, 100.0)
-            chart["series"].append(_series(label, times, share, start_ns))
+            chart["series"].append(series_json(label, times, share, start_ns))
     return chart
 
 
-def _bucket_growth(points: Points, edges: Floats, period_ns: float) -> Floats:
+def bucket_growth(points: Points, edges: Floats, period_ns: float) -> Floats:
     """What a counter grew in each bucket; NaN where a gap or a step back lies in it."""
     at = points.ts_ns.astype(np.float64)
     growth = np.diff(np.interp(edges, at, points.values))
@@ -240,7 +248,7 @@ def _bucket_growth(points: Points, edges: Floats, period_ns: float) -> Floats:
 
 
 def _chart(index: RunSeries, spec: Spec, stages: Sequence[str], start_ns: int) -> dict[str, Any]:
-    chart = _empty_chart(spec.key, spec.title, spec.unit, top=spec.top)
+    chart = empty_chart(spec.key, spec.title, spec.unit, top=spec.top)
     found: list[tuple[float, str, Floats, Floats]] = []
     for line in spec.lines:
         names = index.matching(line.entity, line.metric)
@@ -254,12 +262,14 @@ def _chart(index: RunSeries, spec: Spec, stages: Sequence[str], start_ns: int) -
         entity = "|".join(sorted({line.entity for line in spec.lines} | {spec.group.lower()}))
         metric = "|".join(line.metric for line in spec.lines)
         reasons = index.reasons(entity, metric) or (index.reasons(entity) if spec.group else [])
-        return _without(chart, reasons)
+        return without(chart, reasons)
     if spec.key != "rss":
         found, left = _heaviest(found)
         if left:
             chart["note"] = f"Not drawn, with the least in them: {', '.join(left)}."
-    chart["series"] = [_series(label, times, values, start_ns) for _, label, times, values in found]
+    chart["series"] = [
+        series_json(label, times, values, start_ns) for _, label, times, values in found
+    ]
     return chart
 
 
@@ -276,22 +286,24 @@ def _heaviest(
     )
 
 
-def _window_charts(index: RunSeries, start_ns: int) -> Iterator[dict[str, Any]]:
-    """A chart for each metric that its source averaged itself (the hypervisor's rows)."""
+def _window_charts(
+    index: RunSeries, start_ns: int, elsewhere: Callable[[str], bool]
+) -> Iterator[dict[str, Any]]:
+    """A chart for each metric that its source averaged itself and that is not drawn elsewhere."""
     windows: dict[str, list[str]] = {}
     for entity, metric in index.names():
         known = index.metrics.get(metric)
-        if known is not None and known.kind == "window":
+        if known is not None and known.kind == "window" and not elsewhere(metric):
             windows.setdefault(metric, []).append(entity)
     for number, (metric, entities) in enumerate(sorted(windows.items())):
         if number == MAX_WINDOW_CHARTS:
             return
         known = index.metrics[metric]
-        chart = _empty_chart(f"window-{number}", metric.replace("_", " "), known.unit, top=None)
+        chart = empty_chart(f"window-{number}", metric.replace("_", " "), known.unit, top=None)
         chart["note"] = f"{known.meaning} ({known.source})"
         for entity in sorted(entities, key=_natural)[:MAX_SERIES]:
             times, values = _steps(index.points(entity, metric))
-            chart["series"].append(_series(entity, times, values, start_ns))
+            chart["series"].append(series_json(entity, times, values, start_ns))
         yield chart
 
 
@@ -307,12 +319,19 @@ def _drawn(index: RunSeries, entity: str, metric: str) -> tuple[Floats, Floats]:
             rates = np.diff(values) / (np.diff(times) / _NS)
         rates[broken] = np.nan
         rates[rates < 0] = np.nan
-        return _pieces(times[1:], rates)
+        return pieces(times[1:], rates)
+    return levels(points, gap_ns)
+
+
+def levels(points: Points, gap_ns: float) -> tuple[Floats, Floats]:
+    """Levels as they were, thinned, NaN where two samples are further apart than ``gap_ns``."""
+    times, values = points.ts_ns.astype(np.float64), points.values
+    broken = np.flatnonzero(np.diff(times) > gap_ns)
     times = np.insert(times, broken + 1, times[broken] + 1.0)
-    return _pieces(times, np.insert(values, broken + 1, np.nan))
+    return pieces(times, np.insert(values, broken + 1, np.nan))
 
 
-def _pieces(times: Floats, values: Floats) -> tuple[Floats, Floats]:
+def pieces(times: Floats, values: Floats) -> tuple[Floats, Floats]:
     """Thin each unbroken piece, with its share of MAX_POINTS, and keep one NaN between them.
 
     Of very many gaps the last ones are closed: they are narrower than a pixel by then.
@@ -321,7 +340,7 @@ def _pieces(times: Floats, values: Floats) -> tuple[Floats, Floats]:
     edges = np.flatnonzero(np.diff(np.concatenate(([False], sound, [False])).astype(np.int8)))
     ranges = [(int(low), int(high)) for low, high in edges.reshape(-1, 2)]
     if len(ranges) > _MAX_GAPS:
-        return _pieces(times[sound], values[sound])
+        return pieces(times[sound], values[sound])
     budget, length = MAX_POINTS - 6 * len(ranges), int(sound.sum())
     out_times: list[Floats] = []
     out_values: list[Floats] = []
@@ -338,7 +357,7 @@ def _pieces(times: Floats, values: Floats) -> tuple[Floats, Floats]:
 def _steps(points: Points) -> tuple[Floats, Floats]:
     """Windows as steps: level over (start, end], a break where the next does not follow on."""
     if len(points.values) > MAX_POINTS // 3:
-        return _pieces(points.ts_ns.astype(float), points.values)
+        return pieces(points.ts_ns.astype(float), points.values)
     starts, ends = points.start_ns.astype(float), points.ts_ns.astype(float)
     times = np.stack([starts, ends, ends + 1.0], axis=1)
     values = np.repeat(points.values[:, None], 3, axis=1)
@@ -349,7 +368,7 @@ def _steps(points: Points) -> tuple[Floats, Floats]:
     return times[keep], values[keep]
 
 
-def _series(label: str, times: Floats, values: Floats, start_ns: int) -> dict[str, Any]:
+def series_json(label: str, times: Floats, values: Floats, start_ns: int) -> dict[str, Any]:
     at = np.rint((times - start_ns) / 1e6).astype(np.int64)
     return {
         "label": label,
@@ -365,14 +384,14 @@ def _rounded(value: float) -> float | None:
     return int(short) if short.is_integer() else short
 
 
-def _empty_chart(key: str, title: str, unit: str, *, top: float | None) -> dict[str, Any]:
+def empty_chart(key: str, title: str, unit: str, *, top: float | None) -> dict[str, Any]:
     return {
         "key": key, "title": title, "unit": unit, "top": top,
         "stacked": False, "series": [], "note": None, "empty": None,
     }  # fmt: skip
 
 
-def _without(chart: dict[str, Any], reasons: Iterable[str]) -> dict[str, Any]:
+def without(chart: dict[str, Any], reasons: Iterable[str]) -> dict[str, Any]:
     told = "; ".join(reasons)
     said = f"Not measured: {told}" if told else "No samples of this were recorded in this run"
     return chart | {"empty": said.rstrip(".") + "."}

@@ -10,10 +10,14 @@ from typing import Any
 
 from telemetry.report_charts import RunSeries
 from telemetry.report_html import NOTHING, Html, exactly, flat, human, seconds, short, tag, when
+from telemetry.report_hypervisor import header_facts, warnings
+from telemetry.report_hypervisor_view import HypervisorView
 from telemetry.report_stages import StageView, status_mark
 
 
-def header(run: Mapping[str, Any], extent: tuple[int, int], no_gpu: str) -> Html:
+def header(
+    run: Mapping[str, Any], extent: tuple[int, int], no_gpu: str, seen: HypervisorView
+) -> Html:
     status = str(run.get("status") or "unknown")
     shown = StageView(place=0, record={"status": status, "name": ""}, rows=())
     facts = [
@@ -23,7 +27,7 @@ def header(run: Mapping[str, Any], extent: tuple[int, int], no_gpu: str) -> Html
         ("Host", run.get("host")),
         *_machine(run),
         ("GPU", _gpus(run, no_gpu)),
-        ("Hypervisor", hypervisor(run)),
+        *(header_facts(seen) if seen.configured else [("Hypervisor", hypervisor(run))]),
         ("Versions", _versions(run)),
         ("Recipe", _recipe_digest(run)),
         ("Clock", _clock(run, extent)),
@@ -35,6 +39,7 @@ def header(run: Mapping[str, Any], extent: tuple[int, int], no_gpu: str) -> Html
         tag(
             "dl", [tag("div", tag("dt", key), tag("dd", value or NOTHING)) for key, value in facts]
         ),
+        warnings(seen),
         _losses(run),
     )
 

@@ -25,6 +25,7 @@ from telemetry.report_html import (
     words,
 )
 from telemetry.samples import Metric
+from telemetry.vm_entity import ESTIMATE, is_estimate
 
 _SIGNS = {
     "finished": "✓", "reused": "↺", "failed": "✗", "interrupted": "■",
@@ -159,7 +160,20 @@ AMOUNTS = (
 )  # fmt: skip
 
 
-def overview(stages: Sequence[StageView], run_seconds: float | None, gpu_absent: str) -> Html:
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One more column of the overview: its head, and its cell for a stage."""
+
+    head: Html
+    of: Callable[[StageView], Html]
+
+
+def overview(
+    stages: Sequence[StageView],
+    run_seconds: float | None,
+    gpu_absent: str,
+    more: Sequence[Column] = (),
+) -> Html:
     """The table of stages. ``gpu_absent``: why there are no GPU figures, for stages without."""
     head: list[Any] = [heading("#"), heading("Stage"), heading("Status")]
     head += [heading(a.title, unit=a.below, title=a.meaning, num=True) for a in AMOUNTS]
@@ -169,13 +183,15 @@ def overview(stages: Sequence[StageView], run_seconds: float | None, gpu_absent:
         heading(
             "Coverage", unit="of the stage", num=True, title="share of the stage that samples cover"
         ),
+        *(column.head for column in more),
     ]
     if not stages:
         return tag(
             "p", "This run has no stages yet: it ended before the first one began.", class_="empty"
         )
-    rows = [_overview_row(view, gpu_absent) for view in stages]
-    whole = table(head, rows, caption="Stages of this run", class_="overview", foot=_sums(stages))
+    rows = [_overview_row(view, gpu_absent, more) for view in stages]
+    foot = _sums(stages, len(more))
+    whole = table(head, rows, caption="Stages of this run", class_="overview", foot=foot)
     inside = sum(view.seconds or 0.0 for view in stages)
     outside = (
         tag("p", f"The run took {seconds(run_seconds)}; {seconds(run_seconds - inside)} of it lie "
@@ -186,7 +202,7 @@ def overview(stages: Sequence[StageView], run_seconds: float | None, gpu_absent:
     return join([whole, outside])
 
 
-def _overview_row(view: StageView, gpu_absent: str) -> Html:
+def _overview_row(view: StageView, gpu_absent: str, more: Sequence[Column]) -> Html:
     first = [
         cell(str(view.place), class_="place"),
         tag("th", tag("a", view.name, href=f"#{view.anchor}"), scope="row"),
@@ -194,10 +210,13 @@ def _overview_row(view: StageView, gpu_absent: str) -> Html:
     ]
     if not view.measured:
         return tag(
-            "tr", first, tag("td", _unmeasured(view), colspan=len(AMOUNTS) + 3, class_="said")
+            "tr",
+            first,
+            tag("td", _unmeasured(view), colspan=len(AMOUNTS) + 3 + len(more), class_="said"),
         )
     amounts = [number(a.of(view), a.unit, title=a.meaning) for a in AMOUNTS]
-    return tag("tr", first, amounts, _gpu_cells(view, gpu_absent), _coverage_cell(view))
+    last = [_coverage_cell(view), *(column.of(view) for column in more)]
+    return tag("tr", first, amounts, _gpu_cells(view, gpu_absent), last)
 
 
 def status_mark(view: StageView) -> Html:
@@ -248,7 +267,7 @@ def _coverage_cell(view: StageView) -> Html:
     return cell(percent(min(covered)), num=True, title=f"{exactly(min(covered))}: {title}")
 
 
-def _sums(stages: Sequence[StageView]) -> Html:
+def _sums(stages: Sequence[StageView], more: int) -> Html:
     cells = []
     for amount in AMOUNTS:
         found = [amount.of(view) for view in stages if view.measured]
@@ -259,14 +278,15 @@ def _sums(stages: Sequence[StageView]) -> Html:
             cells.append(number(sum(present), amount.unit, title="sum of the measured stages"))
     joules = [view.total("gpu:.+", "energy_j") for view in stages if view.measured]
     energy = [value for value in joules if value is not None]
-    last = [cell(""), number(sum(energy), "J") if energy else cell(""), cell("")]
+    last = [cell(""), number(sum(energy), "J") if energy else cell("")]
+    last += [cell("")] * (1 + more)
     return tag(
         "tr", cell(""), tag("th", "Sum of the measured", scope="row", colspan="2"), cells, last
     )
 
 
-def stage_section(view: StageView, metrics: Mapping[str, Metric]) -> Html:
-    """All that is known of one stage."""
+def stage_section(view: StageView, metrics: Mapping[str, Metric], seen: Html | None = None) -> Html:
+    """All that is known of one stage. ``seen``: what the hypervisor saw of it."""
     record = view.record
     heads = tag(
         "h3", tag("span", str(view.place), class_="place"), " ", view.name, " ", status_mark(view)
@@ -281,7 +301,7 @@ def stage_section(view: StageView, metrics: Mapping[str, Metric]) -> Html:
             )
         )
     if view.measured:
-        body += [_metric_table(view, metrics), _absent(view.rows)]
+        body += [seen, _metric_table(view, metrics), _absent(view.rows)]
     if record.get("settings"):
         body.append(folded("Its settings", key_values(flat(record["settings"]))))
     return tag("section", heads, body, id=view.anchor, class_="stage")
@@ -335,7 +355,7 @@ def _has_value(row: Row) -> bool:
 
 def _metric_row(row: Row, before: Row | None, metrics: Mapping[str, Metric]) -> Html:
     known = metrics.get(row["metric"])
-    unit, scale = _rate_unit(row)
+    unit, scale = rate_unit(row)
     total_unit = row["unit"] or ""
     if row["kind"] != "counter" and known is not None and known.integral_unit:
         total_unit = known.integral_unit
@@ -344,8 +364,8 @@ def _metric_row(row: Row, before: Row | None, metrics: Mapping[str, Metric]) -> 
     covered = row.get("coverage")
     return tag(
         "tr",
-        tag("th", row["entity"] if new else "", scope="row"),
-        cell(tag("span", words(row["metric"]), title=meaning)),
+        tag("th", tag("span", row["entity"], class_="entity") if new else "", scope="row"),
+        cell(_metric_name(row["metric"], meaning)),
         cell(f"{row['unit'] or NOTHING}", title=row["kind"]),
         [
             number(
@@ -359,7 +379,14 @@ def _metric_row(row: Row, before: Row | None, metrics: Mapping[str, Metric]) -> 
     )
 
 
-def _rate_unit(row: Row) -> tuple[str, float]:
+def _metric_name(metric: str, meaning: str | None) -> Html:
+    """A metric's name; an estimate is never mistaken for something measured."""
+    if not is_estimate(metric):
+        return tag("span", words(metric), title=meaning)
+    return tag("em", "est. ", words(metric.removesuffix(ESTIMATE)), title=meaning, class_="est")
+
+
+def rate_unit(row: Row) -> tuple[str, float]:
     """Unit and factor of the mean, p50, p95 and max: a counter's are per second."""
     unit = row["unit"] or ""
     if row["kind"] != "counter":

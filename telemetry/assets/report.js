@@ -120,6 +120,7 @@
     svg.setAttribute("viewBox", `0 0 ${plot.width} ${height}`);
     const layer = clip(svg, "clip-stages", height);
     timeAxis(svg, layer, height - 12, false);
+    moves(svg, layer, height - BOTTOM - 12, true);
     const step = timeStep(plot.inner);
     for (let ms = Math.ceil(view.from / step) * step; ms <= view.to; ms += step) {
       svgText(svg, Math.min(xOf(ms), plot.width - 14), height - 19, clock(ms, digitsFor(step)), "tick", "middle");
@@ -178,6 +179,19 @@
     }
     return path;
   };
+  /* A step holds from its own time to that of the next one; null leaves the time after it open. */
+  const stepPath = (times, values, y) => {
+    const [first, last] = bounds(times);
+    let path = "", pen = false;
+    for (let i = first; i < last; i += 1) {
+      const x = xOf(times[i]).toFixed(1);
+      if (pen) path += `H${x}`;
+      if (values[i] === null) { pen = false; continue; }
+      path += `${pen ? "V" : `M${x} `}${y(values[i]).toFixed(1)}`;
+      pen = true;
+    }
+    return path;
+  };
   const areaPath = (times, below, above, y) => {
     const [first, last] = bounds(times);
     let path = "";
@@ -206,7 +220,7 @@
       const [first, last] = bounds(series.times);
       for (let i = first; i < last; i += 1) if (series.v[i] > top) top = series.v[i];
     }
-    return Math.max(top * 1.05, chart.unit === "%" ? 1 : 1e-9);
+    return top ? Math.max(top * 1.05, chart.unit === "%" ? 1 : 1e-9) : 1;
   };
   const spread = (labels, top, bottom) => {
     labels.sort((a, b) => a.y - b.y || a.order - b.order);
@@ -224,12 +238,27 @@
       while (at > first && (values[at] === null || !inside(series.times[at]))) at -= 1;
       if (at < 0 || values[at] === null || values[at] === undefined) return;
       const level = chart.stacked ? (chart.stack[place][0][at] + values[at]) / 2 : values[at];
-      labels.push({ y: y(level) + 4, text: series.label, place, order: chart.stacked ? -place : place });
+      labels.push({ y: y(level) + 4, text: series.label, hue: hueOf(series, place), order: chart.stacked ? -place : place });
     });
     for (const label of spread(labels, TOP + 6, HEIGHT - BOTTOM)) {
       let text = label.text;
       while (text.length > 4 && textWidth(text) > plot.right - 14) text = text.slice(0, -2).trimEnd() + "…";
-      svgText(svg, LEFT + plot.inner + 8, label.y, text, `direct t${label.place % 8}`);
+      svgText(svg, LEFT + plot.inner + 8, label.y, text, `direct t${label.hue}`);
+    }
+  };
+  const hueOf = (series, place) => (series.hue === undefined ? place : series.hue) % 8;
+  const lineClass = (series, place) => `line s${hueOf(series, place)}${series.look ? ` look-${series.look}` : ""}`;
+  const moves = (svg, layer, low, labelled) => {
+    for (const move of data.moves) {
+      const x = xOf(move.at);
+      make(layer, "svg:line", { x1: x, x2: x, y1: labelled ? 0 : TOP, y2: low, class: "move" });
+      if (labelled && inside(move.at)) {
+        const to = move.to.split(".")[0];
+        const text = move.to.length < 20 ? `moved to ${move.to}` : to.length < 20 && !/^\d+$/.test(to) ? `moved to ${to}` : "moved";
+        const left = x + textWidth(text) + 6 > LEFT + plot.inner;
+        const label = svgText(svg, left ? x - 4 : x + 4, 11, text, "movename", left ? "end" : "start");
+        make(label, "svg:title", {}, move.text);
+      }
     }
   };
   const drawChart = (figure) => {
@@ -244,7 +273,7 @@
     const step = chart.top === 100 ? 50 : niceStep(top, chart.unit);
     for (let value = 0; value <= top * 1.001; value += step) {
       make(layer, "svg:line", { x1: LEFT, x2: LEFT + plot.inner, y1: y(value), y2: y(value), class: value ? "grid" : "axis" });
-      if (y(value) > TOP - 4) svgText(svg, LEFT - 6, y(value) + 4, human(value, chart.unit), "tick", "end");
+      if (y(value) > TOP - 4) svgText(svg, LEFT - 6, y(value) + 4, human(value, chart.unit.length > 5 ? "" : chart.unit), "tick", "end");
     }
     chart.series.forEach((series, place) => {
       if (chart.stacked) {
@@ -252,9 +281,11 @@
         make(layer, "svg:path", { d: areaPath(series.times, below, above, y), class: `area f${place % 8}` });
         make(layer, "svg:path", { d: areaPath(series.times, below, above, y), fill: `url(#hatch${place % 5})` });
       } else {
-        make(layer, "svg:path", { d: linePath(series.times, series.v, y), class: `line s${place % 8}` });
+        const path = series.look === "step" ? stepPath : linePath;
+        make(layer, "svg:path", { d: path(series.times, series.v, y), class: lineClass(series, place) });
       }
     });
+    moves(svg, layer, low, false);
     directLabels(svg, chart, y);
     figure.cross = make(svg, "svg:line", { class: "cross", y1: 0, y2: low });
     figure.brush = make(svg, "svg:rect", { class: "brush", y: 0, height: low });
@@ -266,7 +297,7 @@
     if (!times.length || ms < times[0] || ms > times[times.length - 1]) return null;
     let low = 0, high = times.length - 1;
     while (low < high) { const mid = (low + high + 1) >> 1; if (times[mid] <= ms) low = mid; else high = mid - 1; }
-    if (series.v[low] === null) return null;
+    if (series.v[low] === null || series.look === "step") return series.v[low];
     const next = low + 1;
     const nearer = next < times.length && series.v[next] !== null && times[next] - ms < ms - times[low] ? next : low;
     return series.v[nearer];
@@ -328,7 +359,7 @@
       if (figure.chart.stacked) {
         make(svg, "svg:rect", { x: 1, y: 1, width: 24, height: 10, class: `area f${place % 8}` });
         make(svg, "svg:rect", { x: 1, y: 1, width: 24, height: 10, fill: `url(#hatch${place % 5})` });
-      } else make(svg, "svg:line", { x1: 0, x2: 26, y1: 6, y2: 6, class: `line s${place % 8}` });
+      } else make(svg, "svg:line", { x1: 0, x2: 26, y1: 6, y2: 6, class: lineClass(figure.chart.series[place], place) });
       make(item, "span", {}, series.label);
       return make(item, "b", { class: "value" });
     });
@@ -383,6 +414,8 @@
       drawn.push({ svg: make(figure, "svg:svg", { role: "img", "aria-label": `Stages over time: ${data.stages.map((stage) => stage.name).join(", ")}` }), draw: drawStages });
     } else make(box, "p", { class: "empty" }, "No stage was measured in this run, so there are no bands on the time axis.");
     for (const chart of data.charts) {
+      if (chart.heading) make(box, "h3", { class: "chapter", id: "beside" }, chart.heading);
+      if (chart.hint) make(box, "p", { class: "note" }, chart.hint);
       const figure = make(box, "figure", { class: "chart", id: `chart-${chart.key}` });
       const head = make(figure, "figcaption");
       const title = make(head, "h3", {}, chart.title);

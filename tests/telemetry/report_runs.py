@@ -147,10 +147,10 @@ class MadeRun:
 
     def _vcenter(self) -> None:
         ends = START_NS + (np.arange(20.0, self.seconds, 20.0) * 1e9).astype(np.int64)
-        metric = _metric("vm_cpu_ready_percent", "%", "window")
-        self._metrics[metric.name] = metric
         values = np.abs(np.sin(np.arange(len(ends)))) * 4
-        self._columns["vm:ml-01", metric.name] = (ends, ends - 20 * 10**9, values)
+        for name in ("vm_cpu_ready_percent", "vm_of_a_later_version_percent"):
+            self._metrics[name] = _metric(name, "%", "window")
+            self._columns["vm:ml-01", name] = (ends, ends - 20 * 10**9, values)
 
     def _samples(self) -> SampleSet:
         names = list(self._columns)

@@ -273,7 +273,7 @@ def test_browser_draws_all_charts_without_a_word_on_the_console(tmp_path: Path) 
     opened = Browser().open(written(tmp_path, page))
     assert opened.console == []
     for key in ("cpu", "memory", "rss", "disk", "net", "psi", "gpu-util", "gpu-power",
-                "gpu-memory", "window-0"):  # fmt: skip
+                "gpu-memory", "window-0", "vm-contention"):  # fmt: skip
         figure = opened.dom.split(f'id="chart-{key}"')[1].split("</figure>")[0]
         assert '<path d="M' in figure, key
         assert "4 training" in figure or "4</text>" in figure, key
