@@ -11,60 +11,32 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli_data import data
+from pipeline.cli_infra import infra
+from pipeline.cli_options import (
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    SentenceGroup,
+    finished_run,
+    json_option,
+    out_option,
+    set_option,
+)
+from pipeline.cli_runs import runs
+from pipeline.cli_telemetry import telemetry
+from pipeline.cli_vms import COMMANDS as VM_COMMANDS
+from pipeline.cli_vms_more import COMMANDS as VM_VIEWS
 from pipeline.console import make_console
 
-if TYPE_CHECKING:
-    from telemetry.runfolder import RunFolder
-
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
-
-out_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of the runs.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
-set_option = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override one key of the recipe, e.g. --set data.days=30. May be repeated.",
-)
-
-
-class _Group(click.Group):
-    """Says bad input in a sentence and an exit code, never in a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except click.MissingParameter as missing:
-            example = missing.ctx and missing.ctx.command.epilog
-            raise click.UsageError(
-                f"{missing.format_message()} {example or ''}".strip(), missing.ctx
-            ) from missing
-        except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as error:
-            raise _UsageProblem(str(error)) from error
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(INTERRUPTED)
-        except OSError as error:
-            raise click.ClickException(str(error)) from error
-
-
-class _UsageProblem(click.ClickException):
-    exit_code = USAGE
+__all__ = ["FAILED", "INTERRUPTED", "USAGE", "main"]
 
 
 @click.group(
-    cls=_Group,
+    cls=SentenceGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with `stagescope run`, then open runs/latest/report.html.",
 )
@@ -87,7 +59,8 @@ def main() -> None:
 def plan(recipe: str, overrides: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Check RECIPE in whole and say what a run would do. Nothing is spent.
 
-    RECIPE is `default`, `handbook` or the path of a TOML file. All that is wrong is said at once.
+    RECIPE is `default`, `handbook`, `vsphere` or the path of a TOML file. All that is wrong is said
+    at once.
     """
     from pipeline.plan import read_and_plan
     from pipeline.recipe import RecipeError
@@ -131,7 +104,7 @@ def run(  # noqa: PLR0917 - click passes them by name
     """Run RECIPE (an embedded one or a TOML file) and profile each of its stages.
 
     Unchanged stages are reused from earlier runs in the same folder; a killed run goes on where it
-    was. RECIPE is `default`, `handbook` or a path.
+    was. RECIPE is `default`, `handbook`, `vsphere` or a path.
     """
     from pipeline.console import RunListener
     from pipeline.plan import read_and_plan
@@ -232,56 +205,6 @@ def sync(run: str | None, out: Path) -> None:
         sys.exit(FAILED)
 
 
-@main.group(epilog="Example: stagescope runs list")
-def runs() -> None:
-    """List and prune runs."""
-
-
-@runs.command("list", epilog="Example: stagescope runs list --json")
-@out_option
-@json_option
-def runs_list(out: Path, as_json: bool) -> None:
-    """List the runs, oldest first."""
-    from pipeline.show import show_runs
-    from telemetry.runfolder import list_runs
-
-    records = [folder.read() for folder in list_runs(out)]
-    if as_json:
-        click.echo(json.dumps(records, indent=1))
-    else:
-        show_runs(make_console(), records, out)
-
-
-@runs.command(
-    "prune",
-    short_help="Delete all but the last runs.",
-    epilog="Example: stagescope runs prune --keep 5",
-)
-@click.option(
-    "--keep",
-    type=click.IntRange(min=0),
-    default=10,
-    show_default=True,
-    help="Runs that stay, the latest ones.",
-)
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@out_option
-def runs_prune(keep: int, yes: bool, out: Path) -> None:
-    """Delete all but the last runs, and outputs of stages that no kept run made or uses.
-
-    MLflow keeps its records and models.
-    """
-    from pipeline.prune import prune
-    from telemetry.runfolder import list_runs
-
-    ended = [folder for folder in list_runs(out) if folder.read()["status"] != "running"]
-    many = max(0, len(ended) - keep)
-    if many and not yes:
-        click.confirm(f"delete {many} runs in {out}?", abort=True)
-    deleted, freed = prune(out, keep)
-    click.echo(f"{deleted} runs deleted, {freed / 2**20:.1f} MiB of outputs freed")
-
-
 @main.command(epilog="Example: stagescope profile latest --stage training")
 @click.argument("run")
 @click.option("--stage", metavar="STAGE", help="Only this stage.")
@@ -291,7 +214,7 @@ def profile(run: str, stage: str | None, out: Path, as_json: bool) -> None:
     """Print the profile of RUN (an id, a folder or `latest`)."""
     from pipeline.show import show_profile
 
-    folder = _finished(run, out)
+    folder = finished_run(run, out)
     if as_json:
         click.echo(folder.profile_json.read_text())
     else:
@@ -305,86 +228,9 @@ def report(run: str, out: Path) -> None:
     """Write the report of RUN anew and print its path."""
     from telemetry.finish import finish
 
-    folder = _finished(run, out)
+    folder = finished_run(run, out)
     finish(folder)
     click.echo(folder.report_html)
-
-
-@main.group(epilog="Example: stagescope data generate raw/ --customers 500 --days 80")
-def data() -> None:
-    """Make or import raw transactions."""
-
-
-@data.command(
-    "generate",
-    short_help="Write a generated world, one Parquet file a day.",
-    epilog="Example: stagescope data generate raw/ --customers 500 --days 80",
-)
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--customers",
-    type=click.IntRange(min=1),
-    default=5_000,
-    show_default=True,
-    help="Customers of the world.",
-)
-@click.option(
-    "--terminals",
-    type=click.IntRange(min=1),
-    default=10_000,
-    show_default=True,
-    help="Terminals of the world.",
-)
-@click.option("--start", default="2018-04-01", show_default=True, help="First day, YYYY-MM-DD.")
-@click.option(
-    "--days",
-    type=click.IntRange(min=1),
-    default=80,
-    show_default=True,
-    help="Days of data.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=42,
-    show_default=True,
-    help="Seed of all draws.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=2,
-    show_default=True,
-    help="Worker processes; 0: this one.",
-)
-def data_generate(folder: Path, workers: int, **spec: Any) -> None:
-    """Write a generated world into FOLDER, one Parquet file a day. Same seed, same table."""
-    from pipeline.console import WorkProgress
-    from pipeline.data_commands import generate_into
-
-    _must_be_empty(folder)
-    with WorkProgress(make_console(stderr=True), "generate") as progress:
-        said = generate_into(folder, workers=workers, progress=progress, **spec)
-    click.echo(said)
-
-
-@data.command(
-    "import",
-    short_help="Import the Handbook's published transactions.",
-    epilog="Example: stagescope data import simulated-data-raw/data published/",
-)
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--single", is_flag=True, help="FOLDER is one Parquet file with the published names.")
-def data_import(source: Path, folder: Path, single: bool) -> None:
-    """Import the Handbook's published transactions (one Parquet file, or daily pickles)."""
-    from pipeline.console import WorkProgress
-    from pipeline.data_commands import import_into
-
-    _must_be_empty(folder)
-    with WorkProgress(make_console(stderr=True), "import") as progress:
-        said = import_into(source, folder, single=single, progress=progress)
-    click.echo(said)
 
 
 @main.command(
@@ -414,33 +260,9 @@ def serve(run: str, host: str, port: int, token_env: str | None, out: Path) -> N
 
     if token_env and not os.environ.get(token_env):
         raise ValueError(f"--token-env {token_env}: this environment variable is not set")
-    serve_run(_finished(run, out), out, host=host, port=port, token_env=token_env, say=click.echo)
-
-
-@main.group(epilog="Example: stagescope telemetry probe")
-def telemetry() -> None:
-    """Look at what can be measured."""
-
-
-@telemetry.command(epilog="Example: stagescope telemetry probe --json")
-@json_option
-def probe(as_json: bool) -> None:
-    """Say what can be measured on this machine, and why the rest cannot."""
-    from dataclasses import asdict
-
-    from pipeline.show import show_probe
-    from telemetry.clock import Clock, measure_offset_ns
-    from telemetry.collectors import COLLECTORS
-    from telemetry.probe import probe as look
-
-    collectors = [
-        make(Clock(offset_ns=measure_offset_ns()), 0.1, None) for make in COLLECTORS.values()
-    ]
-    rows = look(collectors)
-    if as_json:
-        click.echo(json.dumps([asdict(row) for row in rows], indent=1))
-    else:
-        show_probe(make_console(), rows)
+    serve_run(
+        finished_run(run, out), out, host=host, port=port, token_env=token_env, say=click.echo
+    )
 
 
 @main.command(epilog='Example: eval "$(stagescope completion bash)"')
@@ -454,23 +276,10 @@ def completion(shell: str) -> None:
     click.echo(kind(main, {}, "stagescope", "_STAGESCOPE_COMPLETE").source())
 
 
-def _finished(run: str, out: Path) -> RunFolder:
-    """The run's folder, its profile made now if a kill left it without one."""
-    from telemetry.finish import finish
-    from telemetry.runfolder import find_run
-
-    folder = find_run(run, out)
-    if folder.read()["status"] != "running" and not folder.profile_json.is_file():
-        finish(folder)
-    if not folder.profile_json.is_file():
-        raise ValueError(f"run {folder.path.name} is still running; its profile comes at its end")
-    return folder
-
-
-def _must_be_empty(folder: Path) -> None:
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already and not empty: name a new folder")
-
+for group in (data, infra, runs, telemetry):
+    main.add_command(group)
+for vm_command in (*VM_COMMANDS, *VM_VIEWS):
+    infra.add_command(vm_command)
 
 if __name__ == "__main__":
     main()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pipeline.artifact import Store
+from pipeline.hypervisor import fetch_windows
 from telemetry.finish import finish
 from telemetry.runfolder import RunFolder, list_runs
 
@@ -24,11 +25,11 @@ def recover_dead_runs(out: Path, store: Store, note: Callable[[str], None]) -> N
             continue
         with store.locked(f"run-{record['run_id']}", wait=False) as dead:
             if dead and folder.read()["status"] == "running":
-                _end(folder, store)
+                _end(folder, store, note)
                 note(f"run {record['run_id']} was killed: its finished stages are used again")
 
 
-def _end(folder: RunFolder, store: Store) -> None:
+def _end(folder: RunFolder, store: Store, note: Callable[[str], None]) -> None:
     record = folder.read()
     store.drop_scratch(record["run_id"])
     for stage in record["stages"]:
@@ -37,6 +38,7 @@ def _end(folder: RunFolder, store: Store) -> None:
     ends = [stage["end_ns"] for stage in record["stages"] if stage["end_ns"] is not None]
     record |= {"status": "killed", "ended_ns": max(ends, default=record["started_ns"])}
     folder.write(record)
+    fetch_windows(folder, note, wait=False)
     finish(folder)
 
 

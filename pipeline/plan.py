@@ -90,6 +90,8 @@ def _problems(recipe: Recipe, out: Path, wrong: Set[str] = frozenset()) -> Itera
         yield from _device_problems(recipe)
     if not wrong & {"online", "cluster"}:
         yield from _server_problems(recipe)
+    if "vcenter" not in wrong:
+        yield from vcenter_problems(recipe)
     if "data" not in wrong:
         yield from _disk_problems(recipe, out)
 
@@ -155,6 +157,26 @@ def _server_problems(recipe: Recipe) -> Iterator[str]:
             yield f"cluster.scheduler: nothing answers at {recipe.cluster.scheduler}"
 
 
+def vcenter_problems(recipe: Recipe) -> Iterator[str]:
+    """What can be seen without asking the vCenter: one that is away must not keep a run back."""
+    vcenter = recipe.vcenter
+    try:
+        settings = vcenter.settings()
+    except ValueError as error:
+        yield str(error)
+        return
+    if settings is None:
+        return
+    from infra.vsphere.secrets import read_credentials  # brings pyVmomi, so only where it is used
+
+    try:
+        read_credentials(settings, os.environ)
+    except OSError as missing:
+        yield str(missing)
+    if vcenter.ca_file and not Path(vcenter.ca_file).is_file():
+        yield f"vcenter.ca_file: {vcenter.ca_file} does not exist"
+
+
 def _disk_problems(recipe: Recipe, out: Path) -> Iterator[str]:
     parent = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -178,6 +200,14 @@ def _warnings(recipe: Recipe) -> Iterator[str]:
             f"the fold of {first} starts within 37 days of the first data ({start}): "
             "its longest windows are not full yet"
         )
+    vcenter = recipe.vcenter
+    if vcenter.host and not _reachable(vcenter.host, vcenter.port):
+        yield (
+            f"vcenter.host: nothing answers at {vcenter.host}:{vcenter.port}; the run goes on "
+            "without the hypervisor's view (stagescope infra probe tells more)"
+        )
+    if vcenter.insecure:
+        yield "vcenter.insecure: the certificate is not verified, and the report will say so"
     uri = recipe.tracking.uri
     if uri.startswith(("http://", "https://")) and not _answers(uri):
         yield f"tracking.uri: {uri} does not answer; send later with stagescope sync"

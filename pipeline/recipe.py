@@ -7,16 +7,23 @@ Secrets never stand in a recipe: it names the environment variable that holds th
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import date
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-EMBEDDED = ("default", "handbook")
+from infra import toml_model
+from infra.toml_model import Count, Section, override, sentence
+from infra.vsphere.settings import VCenterSettings
+from telemetry.settings import TelemetrySettings
+
+EMBEDDED = ("default", "handbook", "vsphere")
 
 
 class RecipeError(ValueError):
@@ -40,15 +47,10 @@ class RecipeError(ValueError):
         super().__init__(f"the recipe {source} cannot be run:\n{lines}")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Drift(_Section):
+class Drift(Section):
     """Changes of the generated world that begin at a day of the data (0 is the first)."""
 
     new_fraud_scenario_day: int | None = Field(
@@ -66,7 +68,7 @@ class Drift(_Section):
     label_delay_mean_days: float = Field(7.0, gt=0, description="mean of that time, days")
 
 
-class Data(_Section):
+class Data(Section):
     """Where the raw transactions come from."""
 
     source: Literal["generator", "published", "files"] = Field(
@@ -83,7 +85,7 @@ class Data(_Section):
     drift: Drift = Drift()
 
 
-class Cluster(_Section):
+class Cluster(Section):
     """Dask workers of processing and features."""
 
     workers: int = Field(2, ge=0, description="worker processes; 0: in the stage's own process")
@@ -92,7 +94,7 @@ class Cluster(_Section):
     scheduler: str = Field("", description="address of an existing Dask scheduler to use instead")
 
 
-class Features(_Section):
+class Features(Section):
     """How the feature tables are computed."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where the kernel runs")
@@ -101,7 +103,7 @@ class Features(_Section):
     )
 
 
-class Protocol(_Section):
+class Protocol(Section):
     """Which days train, wait for their labels and test."""
 
     train_days: Count = Field(7, description="days of training")
@@ -114,7 +116,7 @@ class Protocol(_Section):
     )
 
 
-class Model(_Section):
+class Model(Section):
     """The model and how it is trained."""
 
     name: Literal["mlp"] = Field("mlp", description="which model")
@@ -138,7 +140,7 @@ class Model(_Section):
     refit: bool = Field(True, description="train on all rows afterwards, for the epochs found best")
 
 
-class Validation(_Section):
+class Validation(Section):
     """The gate: what a new model is compared by, and by how much it may be worse."""
 
     metric: Literal["auc_roc", "average_precision", "card_precision_100"] = Field(
@@ -149,7 +151,7 @@ class Validation(_Section):
     bootstrap_samples: int = Field(200, ge=0, description="resamples behind each interval")
 
 
-class Online(_Section):
+class Online(Section):
     """The online feature store."""
 
     store: Literal["sqlite", "redis"] = Field("sqlite", description="which store")
@@ -158,7 +160,7 @@ class Online(_Section):
     )
 
 
-class Serving(_Section):
+class Serving(Section):
     """The served model and the load that is put on it."""
 
     rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
@@ -171,7 +173,7 @@ class Serving(_Section):
     )
 
 
-class Telemetry(_Section):
+class Telemetry(Section):
     """What is sampled, how often, and when it is written."""
 
     guest_hz: float = Field(10.0, gt=0, le=100, description="samples of the guest per second")
@@ -182,7 +184,68 @@ class Telemetry(_Section):
     )
 
 
-class Tracking(_Section):
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Contention(Section):
+    """Figures of the hypervisor above which a stage is flagged (docs/vsphere.md: their sources)."""
+
+    cpu_ready_percent: NotNegative = Field(5.0, description="ready time per vCPU, mean of a stage")
+    cpu_costop_percent: NotNegative = Field(3.0, description="co-stop per vCPU, mean of a stage")
+    cpu_latency_percent: NotNegative = Field(5.0, description="CPU latency, mean of a stage")
+    mem_ballooned_bytes: NotNegative = Field(1 << 20, description="ballooned memory, largest")
+    mem_swap_in_bytes_per_s: NotNegative = Field(0.0, description="swapping in, largest")
+    mem_latency_percent: NotNegative = Field(1.0, description="memory latency, mean of a stage")
+    disk_latency_ms: NotNegative = Field(20.0, description="disk latency, mean of a stage")
+    net_dropped_packets_per_s: NotNegative = Field(0.0, description="dropped packets, largest")
+
+
+class VCenter(Section):
+    """The vCenter whose counters are read beside the guest's; without a host there is none."""
+
+    host: str = Field("", description="name or address of the vCenter; empty: see host_env")
+    host_env: str = Field(
+        "STAGESCOPE_VCENTER",
+        description="environment variable that holds it instead; not set: no vCenter is asked",
+    )
+    port: int = Field(443, ge=1, le=65535, description="its TCP port")
+    user_env: str = Field(
+        "STAGESCOPE_VCENTER_USER", description="environment variable that holds the user"
+    )
+    password_env: str = Field(
+        "STAGESCOPE_VCENTER_PASSWORD", description="environment variable that holds the password"
+    )
+    password_file: str = Field("", description="file that holds the password instead")
+    ca_file: str = Field(
+        "", description="PEM file of the CA that signed its certificate; empty: those of the system"
+    )
+    thumbprint: str = Field(
+        "", description="SHA-256 of its certificate: this one is trusted, and no other"
+    )
+    insecure: bool = Field(
+        False, description="no verification of its certificate; the report names it"
+    )
+    timeout_s: float = Field(30.0, gt=0, description="longest wait for one answer")
+    query_period_s: float = Field(300.0, gt=0, description="between two query rounds of a run")
+    backfill_deadline_s: float = Field(
+        120.0, ge=0, description="how long the end of a run waits for late samples"
+    )
+    vm: str = Field("", description="UUID or name of this VM, where its DMI UUID does not tell")
+    other_vms: tuple[str, ...] = Field((), description="further VMs of the run, by name or UUID")
+    clock_limit_s: float = Field(
+        2.0, gt=0, description="error of the clocks beyond which nothing is attributed to a stage"
+    )
+    contention: Contention = Contention()
+
+    def settings(self) -> VCenterSettings | None:
+        """As the rooms below take it; None without a host. Raises ValueError for what cannot be."""
+        if not self.host:
+            return None
+        names = {one.name for one in fields(VCenterSettings)}
+        return VCenterSettings(**self.model_dump(include=names))
+
+
+class Tracking(Section):
     """Where MLflow is."""
 
     uri: str = Field("", description="tracking server; empty: embedded, on SQLite beside the runs")
@@ -191,7 +254,7 @@ class Tracking(_Section):
     timeout_s: float = Field(10.0, gt=0, description="longest wait for one answer")
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole run."""
 
     name: str = Field(min_length=1, description="name of the recipe")
@@ -205,7 +268,19 @@ class Recipe(_Section):
     online: Online = Online()
     serving: Serving = Serving()
     telemetry: Telemetry = Telemetry()
+    vcenter: VCenter = VCenter()
     tracking: Tracking = Tracking()
+
+
+def telemetry_settings(recipe: Recipe) -> TelemetrySettings:
+    """How a run of this recipe is sampled, as the recorder takes it."""
+    told = recipe.telemetry
+    return TelemetrySettings(
+        guest_hz=told.guest_hz,
+        gpu_hz=told.gpu_hz,
+        flush_s=told.flush_s,
+        vcenter=recipe.vcenter.settings(),
+    )
 
 
 def read_recipe(source: str = "default", overrides: Sequence[str] = ()) -> Recipe:
@@ -215,19 +290,28 @@ def read_recipe(source: str = "default", overrides: Sequence[str] = ()) -> Recip
     """
     text = _text(source)
     try:
-        fields = tomllib.loads(text)
+        given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(source, [f"not valid TOML: {error}"]) from error
-    problems = list(_override(fields, overrides))
+    problems = list(override(given, overrides))
     try:
-        recipe = Recipe.model_validate(fields)
+        recipe = Recipe.model_validate(given)
     except ValidationError as error:
         errors = _errors(error)
-        said = [*problems, *map(_sentence, errors)]
-        raise RecipeError(source, said, *_rest(fields, errors)) from error
+        said = [*problems, *(sentence(one, Recipe) for one in errors)]
+        raise RecipeError(source, said, *_rest(given, errors)) from error
+    recipe = _with_vcenter(recipe)
     if problems:
         raise RecipeError(source, problems, recipe)
     return recipe
+
+
+def _with_vcenter(recipe: Recipe) -> Recipe:
+    """The recipe with the vCenter that the environment names, so that the run's record has it."""
+    host = os.environ.get(recipe.vcenter.host_env, "").strip()
+    if recipe.vcenter.host or not host:
+        return recipe
+    return recipe.model_copy(update={"vcenter": recipe.vcenter.model_copy(update={"host": host})})
 
 
 def _text(source: str) -> str:
@@ -241,32 +325,6 @@ def _text(source: str) -> str:
     raise RecipeError(
         source, [f"no such file, and the embedded recipes are {', '.join(EMBEDDED)}{hint}"]
     )
-
-
-def _override(fields: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
-    """Write each ``a.b=value`` into ``fields``; yield a sentence for each that cannot be."""
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        keys = path.strip().split(".")
-        if not equals or not all(keys):
-            yield f"--set {override!r}: write it as section.key=value, for example data.days=30"
-            continue
-        section = fields
-        for key in keys[:-1]:
-            section = section.setdefault(key, {})
-            if not isinstance(section, dict):
-                yield f"--set {override!r}: {key!r} is a value, not a section"
-                break
-        else:
-            section[keys[-1]] = _value(text.strip())
-
-
-def _value(text: str) -> Any:
-    """A TOML value, or the bare text where it is none (so that names need no quotes)."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _errors(error: ValidationError) -> list[Mapping[str, Any]]:
@@ -288,23 +346,6 @@ def _rest(
     return Recipe.model_validate({**tomllib.loads(_text("default")), **right}), frozenset(wrong)
 
 
-def _sentence(error: Mapping[str, Any]) -> str:
-    location = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = known_keys(error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"{location}: unknown key; {hint}known here: {', '.join(known)}"
-    if error["type"] == "missing":
-        return f"{location}: missing"
-    return f"{location} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
 def known_keys(location: Sequence[Any]) -> list[str]:
     """Keys that the section at this place of a recipe knows."""
-    model: type[BaseModel] = Recipe
-    for part in location:
-        annotation = model.model_fields[str(part)].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(one for one in candidates if isinstance(one, type))
-    return sorted(model.model_fields)
+    return toml_model.known_keys(Recipe, location)

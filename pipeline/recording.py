@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.recipe import RecipeError, Telemetry, read_recipe
+from pipeline.plan import vcenter_problems
+from pipeline.recipe import RecipeError, read_recipe, telemetry_settings
 from pipeline.recipe import Tracking as TrackingSettings
 from pipeline.runner import STORE
 from pipeline.tracking import Tracking, TrackingAway
 from telemetry.record import record_command
 from telemetry.runfolder import RunFolder
-from telemetry.settings import TelemetrySettings
 
 
 def record_stage(
@@ -24,13 +24,17 @@ def record_stage(
 ) -> tuple[RunFolder, int]:
     """Run and profile ``command``; returns the run's folder and the command's exit code.
 
-    ``overrides`` may set ``telemetry.*`` and ``tracking.*``. Raises RecipeError on others.
+    ``overrides`` may set ``telemetry.*``, ``vcenter.*`` and ``tracking.*``. Raises RecipeError on
+    others.
     """
     for override in overrides:
-        if not override.startswith(("telemetry.", "tracking.")):
-            raise RecipeError("of record", [f"--set {override}: only telemetry.* and tracking.*"])
+        if not override.startswith(("telemetry.", "vcenter.", "tracking.")):
+            sentence = f"--set {override}: only telemetry.*, vcenter.* and tracking.*"
+            raise RecipeError("of record", [sentence])
     recipe = read_recipe("default", overrides)
-    folder, code = record_command(name, command, out, _settings(recipe.telemetry))
+    if problems := list(vcenter_problems(recipe)):
+        raise RecipeError("of record", problems)
+    folder, code = record_command(name, command, out, telemetry_settings(recipe))
     tracking = _tracking(recipe.tracking)
     if tracking is not None:
         record = folder.read()
@@ -41,12 +45,6 @@ def record_stage(
         except TrackingAway as away:
             note(f"note: tracking away, send later with stagescope sync: {away}")
     return folder, code
-
-
-def _settings(telemetry: Telemetry) -> TelemetrySettings:
-    return TelemetrySettings(
-        guest_hz=telemetry.guest_hz, gpu_hz=telemetry.gpu_hz, flush_s=telemetry.flush_s
-    )
 
 
 def _tracking(settings: TrackingSettings) -> TrackingSettings | None:

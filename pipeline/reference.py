@@ -23,7 +23,7 @@ def recipe_page() -> str:
         "A recipe is one TOML file that says a whole run. `stagescope plan RECIPE` says everything",
         "that is wrong with it at once; `--set section.key=value` overrides one key.",
         "Secrets never stand in it: a key that ends in `_env` names an environment variable.",
-        "`default` and `handbook` come with StageScope (`pipeline/recipes/`).",
+        "`default`, `handbook` and `vsphere` come with StageScope (`pipeline/recipes/`).",
         "",
     ]
     return "\n".join([*lines, *_section(Recipe, "")]) + "\n"

@@ -22,9 +22,10 @@ from pipeline.artifact import (
     sync_filesystem,
 )
 from pipeline.child import no_space
+from pipeline.hypervisor import fetch_windows
 from pipeline.keys import package_versions, settings_of, stage_key
 from pipeline.leftovers import kill_children, recover_dead_runs
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, telemetry_settings
 from pipeline.stage import Stage
 from pipeline.stage_process import Interrupts, StageProcess
 from pipeline.stages import build_stages
@@ -34,7 +35,6 @@ from telemetry.finish import finish
 from telemetry.recording import Recording
 from telemetry.runfolder import RunFolder, new_run_id, point_latest_at
 from telemetry.session import new_record
-from telemetry.settings import TelemetrySettings
 
 STORE = ".stagescope"
 
@@ -111,10 +111,7 @@ class Run:
         point_latest_at(self.out, run_id)
 
     def _record_stages(self) -> str:
-        telemetry = self.recipe.telemetry
-        settings = TelemetrySettings(
-            guest_hz=telemetry.guest_hz, gpu_hz=telemetry.gpu_hz, flush_s=telemetry.flush_s
-        )
+        settings = telemetry_settings(self.recipe)
         # What others wrote before, and the runner's own last lines, belong to no stage.
         sync_filesystem(self.out)
         recording = Recording(self.folder.samples, self.clock, settings)
@@ -329,6 +326,8 @@ class Run:
         self.record["ended_ns"] = self.clock.now_ns()
         self.record["clock"]["offset_end_ns"] = measure_offset_ns()
         self._save()
+        fetch_windows(self.folder, self.listener.note, wait=status != "interrupted")
+        self.record = self.folder.read()
         finish(self.folder)
         self._send()
         self._save()

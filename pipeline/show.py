@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ def show_plan(console: Console, plan: Plan) -> None:
 def show_run(console: Console, folder: RunFolder) -> None:
     """The table of stages, losses, and where the folder is."""
     record = folder.read()
-    profile = Profile.from_json(json.loads(folder.profile_json.read_text()))
-    lines = headlines(profile, record)
+    document = json.loads(folder.profile_json.read_text())
+    lines = headlines(Profile.from_json(document), record)
     columns = ("stage", "time", "CPU", "cores", "peak RSS", "read", "written", "coverage")
     rows = [_run_row(line) for line in lines]
     print_rows(console, f"run {record['run_id']}: {record['status']}", columns, rows)
@@ -45,6 +45,8 @@ def show_run(console: Console, folder: RunFolder) -> None:
         elif line.reason:
             console.print(f"{line.stage}: {line.reason}", highlight=False, markup=False)
     for sentence in _gpu_lines(lines):
+        console.print(sentence, highlight=False, markup=False)
+    for sentence in _hypervisor_lines(document.get("hypervisor")):
         console.print(sentence, highlight=False, markup=False)
     for loss in record["losses"]:
         console.print(f"lost: {loss}", highlight=False, markup=False, style="yellow")
@@ -74,6 +76,26 @@ def _gpu_lines(lines: Sequence[Headline]) -> list[str]:
     if len(set(said.values())) == 1:
         return [f"GPU: {next(iter(said.values()))}"]
     return [f"GPU in {stage}: {text}" for stage, text in said.items()]
+
+
+def _hypervisor_lines(seen: Mapping[str, Any] | None) -> Iterator[str]:
+    """Where the VM ran and what it suffered there; nothing for a run without a vCenter."""
+    if seen is None:
+        return
+    if seen["refused"]:
+        yield f"hypervisor: not attributed: {seen['refused']}"
+    vms = [f"{one['vm']} on {one['esxi_host']}" for one in seen["vms"]]
+    if vms:
+        clock = seen["clock"] or {}
+        offset_s = clock.get("offset_s")
+        told = "" if offset_s is None else f", its clock {offset_s:+.2f} s from this machine's"
+        yield f"hypervisor: {', '.join(vms)}{told}"
+    if seen["tls"] and "NOT VERIFIED" in seen["tls"]:
+        yield f"hypervisor: connection to {seen['server']} {seen['tls']}"
+    for move in seen["moves"]:
+        yield f"hypervisor: {move['vm']} moved from {move['from_host']} to {move['to_host']}"
+    for flag in seen["contention"]:
+        yield f"contention in {flag['stage']}: {flag['sentence']}"
 
 
 def show_runs(console: Console, records: Sequence[Mapping[str, Any]], out: Path) -> None:

@@ -353,12 +353,12 @@ class _Sender:
         self._state.fields["models"][artifact.digest] = logged.model_id
 
     def _telemetry(self, parent: str) -> None:
+        from telemetry.hypervisor import joined
         from telemetry.profile import Profile, summary
-        from telemetry.segments import read_samples
         from telemetry.series import stage_series
 
         profile = Profile.from_json(json.loads(self._folder.profile_json.read_text()))
-        samples = read_samples(self._folder.samples)
+        samples, _ = joined(self._folder, self._record)
         for span in self._folder.spans():
             run = self._state.fields["runs"][span.stage]
             figures = partial(summary, profile, span.stage)

@@ -72,7 +72,7 @@ def test_the_pages_tell_of_commands_at_all() -> None:
 def test_a_command_line_is_one_that_stagescope_takes(code: Code) -> None:
     words = shlex.split(re.sub(r"[\[\]]", "", code.text))[1:]
     command: click.Command = pipeline.cli.main
-    context = click.Context(command, info_name="stagescope")
+    context = click.Context(command, info_name="stagescope", **command.context_settings)
     while isinstance(command, click.Group) and words and words[0][0] != "-":
         name = words.pop(0)
         found = command.get_command(context, name)

@@ -63,7 +63,7 @@ def test_syntax_error_names_the_file_and_the_place(tmp_path: Path) -> None:
 
 
 def test_unknown_recipe_names_the_embedded_ones() -> None:
-    with pytest.raises(RecipeError, match=r"default, handbook; did you mean 'default'\?"):
+    with pytest.raises(RecipeError, match=r"default, handbook, vsphere; did you mean 'default'\?"):
         read_recipe("defualt")
 
 
