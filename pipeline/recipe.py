@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 from infra import toml_model
 from infra.toml_model import Count, Section, override, sentence
 from infra.vsphere.settings import VCenterSettings
+from telemetry.contention import Thresholds
 from telemetry.settings import TelemetrySettings
 
 EMBEDDED = ("default", "handbook", "vsphere")
@@ -185,19 +186,36 @@ class Telemetry(Section):
 
 
 NotNegative = Annotated[float, Field(ge=0)]
+_FLAGGED = Thresholds()
 
 
 class Contention(Section):
-    """Figures of the hypervisor above which a stage is flagged (docs/vsphere.md: their sources)."""
+    """Figures of the hypervisor above which a stage is flagged (docs/profile.md: their sources)."""
 
-    cpu_ready_percent: NotNegative = Field(5.0, description="ready time per vCPU, mean of a stage")
-    cpu_costop_percent: NotNegative = Field(3.0, description="co-stop per vCPU, mean of a stage")
-    cpu_latency_percent: NotNegative = Field(5.0, description="CPU latency, mean of a stage")
-    mem_ballooned_bytes: NotNegative = Field(1 << 20, description="ballooned memory, largest")
-    mem_swap_in_bytes_per_s: NotNegative = Field(0.0, description="swapping in, largest")
-    mem_latency_percent: NotNegative = Field(1.0, description="memory latency, mean of a stage")
-    disk_latency_ms: NotNegative = Field(20.0, description="disk latency, mean of a stage")
-    net_dropped_packets_per_s: NotNegative = Field(0.0, description="dropped packets, largest")
+    cpu_ready_percent: NotNegative = Field(
+        _FLAGGED.cpu_ready_percent, description="ready time per vCPU, mean of a stage"
+    )
+    cpu_costop_percent: NotNegative = Field(
+        _FLAGGED.cpu_costop_percent, description="co-stop per vCPU, mean of a stage"
+    )
+    cpu_latency_percent: NotNegative = Field(
+        _FLAGGED.cpu_latency_percent, description="CPU latency, mean of a stage"
+    )
+    mem_ballooned_bytes: NotNegative = Field(
+        _FLAGGED.mem_ballooned_bytes, description="ballooned memory, largest"
+    )
+    mem_swap_in_bytes_per_s: NotNegative = Field(
+        _FLAGGED.mem_swap_in_bytes_per_s, description="swapping in, largest"
+    )
+    mem_latency_percent: NotNegative = Field(
+        _FLAGGED.mem_latency_percent, description="memory latency, mean of a stage"
+    )
+    disk_latency_ms: NotNegative = Field(
+        _FLAGGED.disk_latency_ms, description="disk latency, mean of a stage"
+    )
+    net_dropped_packets_per_s: NotNegative = Field(
+        _FLAGGED.net_dropped_packets_per_s, description="dropped packets, largest"
+    )
 
 
 class VCenter(Section):

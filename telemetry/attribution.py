@@ -64,8 +64,9 @@ class Share:
 
     ``total``: what a counter grew by, else level × s. ``known_ns``: the time that ``total`` and
     ``mean`` stand for. ``covered_ns``: the same without gaps that reach over the span's edge; of a
-    window over the edge only the share that lies within. ``window_ns``: the longest window here, 0
-    for other kinds. ``levels`` and ``weights_ns``: the distribution.
+    window over the edge only the share that lies within. ``window_ns``: what half of the known
+    time lies in windows of at most, 0 for other kinds. ``levels`` and ``weights_ns``: the
+    distribution.
     """
 
     total: float
@@ -193,7 +194,7 @@ def share(stretches: Stretches, start_ns: int, end_ns: int) -> Share | None:
         mean=mean,
         known_ns=known,
         covered_ns=covered,
-        window_ns=int(length.max()) if stretches.windows else 0,
+        window_ns=int(quantiles(length, inside, ((1, 2),))[0]) if stretches.windows else 0,
         levels=levels,
         weights_ns=weights,
     )
@@ -239,7 +240,7 @@ def _row(span: Span, entity: str, metric: Metric, points: Points, stretches: Str
 
 
 def quantiles(
-    levels: Floats, weights_ns: Ints, shares: Sequence[tuple[int, int]]
+    levels: Floats | Ints, weights_ns: Ints, shares: Sequence[tuple[int, int]]
 ) -> tuple[float, ...]:
     """For each share n/d the smallest level that was not exceeded for n/d of the time, exactly."""
     order = np.argsort(levels)

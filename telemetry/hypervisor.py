@@ -1,10 +1,11 @@
 """The hypervisor's windows on the guest's clock, or the sentence why they are not attributed.
 
 A window is stamped by the ESXi host. How far that clock is from the guest's is told by the host's
-own clock, read at the start and the end of a run; by vCenter's where the host's may not be read;
-and by the load that guest and hypervisor both saw (``skew``), which is the only one to look at the
-stamps themselves. Where they disagree, or leave more open than the run's limit, the host's windows
-are dropped, and what they would have told is absent with that sentence.
+own clock, read at the start and the end of a run, and by the load that guest and hypervisor both
+saw (``skew``), which is the only one to look at the stamps themselves. vCenter's clock stamps
+nothing: that of its host can be off by any time, so it is recorded and not taken instead. Where
+the witnesses disagree, or leave more open than the run's limit, the host's windows are dropped, and
+what they would have told is absent with that sentence.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ Record = Mapping[str, Any]
 CLOCK_LIMIT_S = 2.0
 """Where a run does not say otherwise: a tenth of a window."""
 OFFSET, BOUND = "clock_offset_seconds", "clock_bound_seconds"
-VCENTER = "vcenter"
 USED = ("vm_cpu_used_cores", "vm_cpu_usage_percent")
 """What is compared with the guest's CPU, the better one first."""
 _NS = 1e9
+_HOSTLESS = "it is not known which host made its windows, so that they are on no clock"
 _PLACE, _MOVE, _GAP = "placement", "moved", "gap"
 
 
@@ -44,7 +45,7 @@ _PLACE, _MOVE, _GAP = "placement", "moved", "gap"
 class HostClock:
     """One host's stamps less the guest's clock, s, at times of the guest's; or why not known.
 
-    ``bound_s``: how far off that may be. ``witness``: who says so, ``esxi:HOST``, ``vcenter`` or
+    ``bound_s``: how far off that may be. ``witness``: who says so, ``esxi:HOST`` or
     ``correlation``.
     """
 
@@ -212,19 +213,22 @@ def _clocks(
         ),
     )
     index = SeriesIndex(small)
-    readings = {name: _readings(index, name) for name in (VCENTER, *(f"esxi:{h}" for h in hosts))}
-    found = []
-    for host in hosts:
-        skew = _skew(index, small, f"vm:{vm}@{host}")
-        found.append(_judged(host, readings[f"esxi:{host}"], readings[VCENTER], skew, limit_s))
-    return [one for one in found if one is not None]
+    return [
+        _judged(
+            host,
+            _readings(index, f"esxi:{host}"),
+            _skew(index, small, f"vm:{vm}@{host}"),
+            limit_s,
+        )
+        for host in hosts
+    ]
 
 
 @dataclass(frozen=True)
 class _Readings:
     at_ns: Ints
     offset_s: Floats
-    bound_s: float
+    bound_s: float | None
 
 
 def _readings(index: SeriesIndex, entity: str) -> _Readings | None:
@@ -236,10 +240,10 @@ def _readings(index: SeriesIndex, entity: str) -> _Readings | None:
     if not kept.any():
         return None
     at_ns, first = np.unique(points.ts_ns[kept], return_index=True)
-    bound = 0.0
+    bound = None
     if (entity, BOUND) in index:
         bounds = index.points(entity, BOUND).values
-        bound = float(np.nanmax(bounds)) if np.isfinite(bounds).any() else 0.0
+        bound = float(np.nanmax(bounds)) if np.isfinite(bounds).any() else None
     return _Readings(at_ns, points.values[kept][first], bound)
 
 
@@ -255,49 +259,59 @@ def _skew(index: SeriesIndex, samples: SampleSet, entity: str) -> Skew | None:
     return find_skew(guest, windows.start_ns, windows.end_ns, windows.level)
 
 
-def _judged(
-    host: str, own: _Readings | None, vcenter: _Readings | None, skew: Skew | None, limit_s: float
-) -> HostClock:
+def _judged(host: str, own: _Readings | None, skew: Skew | None, limit_s: float) -> HostClock:
     """Weigh the witnesses of one host's clock."""
     empty = np.empty(0, np.int64), np.empty(0)
     clock = HostClock(
         host=host, at_ns=empty[0], offset_s=empty[1], bound_s=None, witness=None, correlation=skew
     )
-    read = own or vcenter
-    if own is None and skew is not None and skew.offset_s is not None:
-        # vCenter does not stamp the windows: what the stamps themselves say goes before it.
-        return replace(
-            clock,
-            at_ns=np.zeros(1, np.int64),
-            offset_s=np.array([skew.offset_s]),
-            bound_s=WITHIN_S if skew.width_s is None else skew.width_s / 2,
-            witness="correlation",
-        )
-    if read is None:
-        why = "" if skew is None else f", and the load does not tell: {skew.reason}"
-        return replace(clock, refused=f"no clock of {host} or its vCenter could be read{why}")
+    if own is None:
+        return _by_the_load(clock, limit_s)
     clock = replace(
         clock,
-        at_ns=read.at_ns,
-        offset_s=read.offset_s,
-        bound_s=read.bound_s,
-        witness=f"esxi:{host}" if own else VCENTER,
+        at_ns=own.at_ns,
+        offset_s=own.offset_s,
+        bound_s=own.bound_s,
+        witness=f"esxi:{host}",
     )
-    jump = float(np.abs(np.diff(read.offset_s)).max(initial=0.0))
-    middle = float(np.median(read.offset_s))
-    whose = f"the clock of {host}" if own else f"vCenter's clock, which stands for that of {host},"
-    if read.bound_s > limit_s:
-        why = f"{whose} is known to {read.bound_s:.3g} s only; the limit is {limit_s:g} s"
+    jump = float(np.abs(np.diff(own.offset_s)).max(initial=0.0))
+    middle = float(np.median(own.offset_s))
+    whose = f"the clock of {host}"
+    if own.bound_s is None:
+        why = f"nothing says how well {whose} is known"
+    elif own.bound_s > limit_s:
+        why = f"{whose} is known to {own.bound_s:.3g} s only; the limit is {limit_s:g} s"
     elif jump > limit_s:
         why = f"{whose} was set during the run: its offset changed by {jump:.3g} s between readings"
     elif skew is not None and skew.best_s is not None and skew.speaks_against(middle, limit_s):
         why = (
-            f"{whose} is {middle:+.3g} s from the guest's, but by the load that guest and VM both "
-            f"saw the windows are stamped {skew.best_s:+.3g} s: they are further apart than the "
+            f"{whose} is {middle:+.2f} s from the guest's, but by the load that guest and VM both "
+            f"saw the windows are stamped {skew.best_s:+.2f} s: they are further apart than the "
             f"limit of {limit_s:g} s"
         )
     else:
         return clock
+    return replace(clock, refused=why)
+
+
+def _by_the_load(clock: HostClock, limit_s: float) -> HostClock:
+    """A host whose clock could not be read. vCenter's does not stand for it: it stamps nothing."""
+    unread, skew = f"the clock of {clock.host} could not be read", clock.correlation
+    if skew is None or skew.offset_s is None:
+        why = "" if skew is None else f": {skew.reason}"
+        told = f"{unread}, vCenter's does not stamp the windows, and the load does not tell{why}"
+        return replace(clock, refused=told)
+    bound_s = WITHIN_S if skew.width_s is None else skew.width_s / 2
+    clock = replace(
+        clock,
+        at_ns=np.zeros(1, np.int64),
+        offset_s=np.array([skew.offset_s]),
+        bound_s=bound_s,
+        witness="correlation",
+    )
+    if bound_s <= limit_s:
+        return clock
+    why = f"{unread}, and the load tells it to {bound_s:.3g} s only; the limit is {limit_s:g} s"
     return replace(clock, refused=why)
 
 
@@ -314,11 +328,10 @@ def _moved(samples: SampleSet, clocks: Mapping[str, HostClock]) -> SampleSet:
     for entity in sorted(set(seen.table.column("entity").to_pylist())):
         mine = _of(seen, entity)
         clock = clocks.get(parsed(entity).host or "")
-        if clock is None:  # a VM whose host nobody knows is on no clock
-            continue
-        if clock.refused:
+        refused = _HOSTLESS if clock is None else clock.refused
+        if clock is None or refused:
             for name in sorted(set(mine.column("metric").to_pylist())):
-                series = Series(entity=entity, metric=samples.metrics[name], reason=clock.refused)
+                series = Series(entity=entity, metric=samples.metrics[name], reason=refused)
                 absent[entity, name] = series
             continue
         tables.append(_shifted(mine, clock))

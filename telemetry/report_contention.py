@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from telemetry.contention import is_judged
 from telemetry.report_html import (
     Html,
     cell,
@@ -19,7 +20,7 @@ from telemetry.report_html import (
 )
 from telemetry.report_hypervisor_view import HypervisorView, ended
 from telemetry.report_stages import StageView
-from telemetry.vm_entity import is_seen_from_outside, parsed
+from telemetry.vm_entity import parsed
 
 Row = Mapping[str, Any]
 FLAG = "⚑"
@@ -40,9 +41,12 @@ def flag_of(found: Sequence[Row], entity: str, metric: str) -> Row | None:
 
 
 def has_figures(stage: StageView) -> bool:
-    """Whether the hypervisor saw this stage at all."""
-    rows = stage.rows
-    return any(is_seen_from_outside(row["entity"]) and row["mean"] is not None for row in rows)
+    """Whether the hypervisor saw of this stage anything that there is a threshold for.
+
+    Of a stage shorter than a window there are estimates and clocks at most: nothing to judge.
+    """
+    return any(is_judged(row["entity"], row["metric"]) and row["mean"] is not None
+               for row in stage.rows)  # fmt: skip
 
 
 def overview_cell(view: HypervisorView, stage: StageView) -> Html:

@@ -246,8 +246,18 @@ def _clock_row(clock: Row) -> Html:
         cell(NOTHING if strength is None else short(strength), num=True, title=str(why_not)),
         cell([verdict, tag("small", str(refused))], class_="said")
         if refused
-        else cell(verdict if known else NOTHING),
+        else _believed(verdict, load)
+        if known
+        else cell(NOTHING),
     )
+
+
+def _believed(verdict: str, load: Row) -> Html:
+    """A clock that is used, and whether anything looked at the stamps themselves."""
+    why = load.get("reason")
+    if why is None:
+        return cell(verdict)
+    return cell([verdict, tag("small", f"unconfirmed by the load: {why}")], class_="said")
 
 
 def _missing(view: HypervisorView, stages: Sequence[StageView], start_ns: int) -> Html:

@@ -34,6 +34,8 @@ LEAST_CORRELATION = 0.5
 """Below it, over the windows, the guest's signal explains under a quarter: no estimate is made."""
 FIT_WINDOWS = 4
 """Fewer windows give no line; a signal in the same unit is then taken as proportional."""
+MOST_ELSEWHERE = 0.25
+"""Share of it that may lie in other windows than the guest's signal where a line cannot be had."""
 _FLOOR = 1e-3
 _NS = 1e9
 
@@ -146,11 +148,13 @@ class _Fit:
 def _fit(windows: Stretches, cells: _Cells, *, proportional: bool) -> _Fit:
     seen = np.bincount(cells.window, cells.seen, len(windows.level))
     whole = np.isfinite(seen)
-    rates = (seen / ((windows.end_ns - windows.start_ns) / _NS))[whole]
-    levels = windows.level[whole]
+    length_s = ((windows.end_ns - windows.start_ns) / _NS)[whole]
+    rates, levels = seen[whole] / length_s, windows.level[whole]
     enough = len(levels) >= FIT_WINDOWS and levels.std() > 0.0
     if not enough and (proportional or not levels.any()):
-        return _Fit(base=0.0, gain=1.0, correlation=0.0, whole=whole)
+        why = _apart(rates * length_s, levels * length_s)
+        correlation = 0.0 if why is None else -1.0
+        return _Fit(base=0.0, gain=1.0, correlation=correlation, whole=whole, reason=why)
     if not enough and len(levels) < FIT_WINDOWS:
         why = f"{len(levels)} whole windows are too few to see how it follows the guest's signal"
         return _Fit(base=0.0, gain=0.0, correlation=-1.0, whole=whole, reason=why)
@@ -163,10 +167,39 @@ def _fit(windows: Stretches, cells: _Cells, *, proportional: bool) -> _Fit:
         why = f"it follows the guest's signal too little (correlation {correlation:.2f} by windows)"
         return _Fit(base=0.0, gain=0.0, correlation=correlation, whole=whole, reason=why)
     base, gain = _line(rates, levels)
+    if proportional:
+        base, gain = _believed(rates, levels, base, gain)
     return _Fit(base=base, gain=gain, correlation=correlation, whole=whole)
 
 
-def _line(rates: Floats, levels: Floats) -> tuple[float, float]:
+def _apart(seen: Floats, totals: Floats) -> str | None:
+    """Why a signal that is taken as proportional without a line cannot be: it was elsewhere."""
+    if not len(totals):
+        return "the guest was not recorded over any whole window of it"
+    if not totals.any():
+        return None
+    if not seen.any():
+        return "the guest saw nothing of it"
+    elsewhere = float(np.abs(totals / totals.sum() - seen / seen.sum()).sum()) / 2
+    if elsewhere <= MOST_ELSEWHERE:
+        return None
+    return f"{100 * elsewhere:.0f} % of it fell into other windows than the guest's signal"
+
+
+def _believed(rates: Floats, levels: Floats, base: float, gain: float) -> tuple[float, float]:
+    """The line with as much of its base as it has proof of, where an idle guest should mean none.
+
+    A base that is there takes nearly all of the misfit away that a line through 0 leaves; one that
+    steal or noise feign takes little. By that share the line is believed.
+    """
+    _, alone = _line(rates, levels, through_zero=True)
+    left = float(np.abs(levels - alone * rates).sum())
+    share = 1.0 - float(np.abs(levels - base - gain * rates).sum()) / left if left > 0.0 else 0.0
+    share = min(max(share, 0.0), 1.0)
+    return share * base, alone + share * (gain - alone)
+
+
+def _line(rates: Floats, levels: Floats, *, through_zero: bool = False) -> tuple[float, float]:
     """A line with base and gain of at least 0, by least absolute distances (reweighted squares).
 
     The few windows in which the hypervisor worked unseen so do not lift it.
@@ -179,9 +212,9 @@ def _line(rates: Floats, levels: Floats) -> tuple[float, float]:
         spread = float(weights @ (rates - x) ** 2)
         gain = float(weights @ ((rates - x) * (levels - y))) / spread if spread > 0.0 else 0.0
         base = y - gain * x
-        if gain <= 0.0:
+        if gain <= 0.0 and not through_zero:
             return y, 0.0
-        if base < 0.0:
+        if base < 0.0 or through_zero:
             base, gain = 0.0, float(weights @ (rates * levels)) / float(weights @ rates**2)
         off = np.abs(levels - base - gain * rates)
         weights = 1.0 / np.maximum(off, 1e-3 * max(float(levels.max()), 1e-300))
@@ -195,6 +228,7 @@ def _share_out(windows: Stretches, cells: _Cells, fit: _Fit) -> Floats:
     signal = fit.base * cells.length_s + fit.gain * np.where(dark, 0.0, cells.seen)
     usual = float(signal[~dark].sum() / cells.length_s[~dark].sum()) if not dark.all() else 0.0
     signal = np.maximum(signal, 0.0) + (_FLOOR * usual or 1.0) * cells.length_s
+    signal /= signal.max()  # only its shape counts
     first = np.searchsorted(cells.window, np.arange(len(totals) + 1))
     amounts = np.zeros(len(signal))
     for low, high in _joined(windows, totals, np.add.reduceat(signal, first[:-1]), fit.whole):

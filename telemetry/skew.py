@@ -70,13 +70,15 @@ class Skew:
         """Whether the load is far from likely at this offset and those close to it.
 
         A load that does not tell its own offset can well tell that another one is wrong. Where
-        the guest saw too few windows to look there, it says nothing.
+        the guest saw too few windows to look there, it is against it if it tells another one.
         """
         if self.curve is None or self.best_s is None:
             return False
         offsets, behind = self.curve
         close = np.abs(offsets - offset_s) <= within_s
-        return bool(close.any() and behind[close].min() > LIKELIER)
+        if not close.any():
+            return self.offset_s is not None and abs(self.offset_s - offset_s) > within_s
+        return bool(behind[close].min() > LIKELIER)
 
     def to_json(self) -> dict[str, Any]:
         left_out = {"curve"}
@@ -122,7 +124,8 @@ def find_skew(
         return _refused(f"{count} windows are too few to compare: {MIN_WINDOWS} are needed", count)
     if not levels.any() or float(levels.std()) < MIN_SPREAD * abs(float(levels.mean())):
         return _refused("the load was too even: its windows hardly differ", count)
-    offsets = np.arange(-search_s, search_s + _STEP_S / 2, _STEP_S)
+    most = round(search_s / _STEP_S)
+    offsets = np.arange(-most, most + 1, dtype=np.float64) * _STEP_S  # an exact 0 among them
     misfits = _misfits(guest, start, end, levels, offsets)
     seen = np.isfinite(misfits).sum(axis=1)
     if seen.max(initial=0) < MIN_WINDOWS - 1:
@@ -178,7 +181,7 @@ def _misfits(guest: Grown, start: Floats, end: Floats, levels: Floats, offsets: 
     NaN where the guest did not see both. The floor keeps idle windows from counting for much.
     """
     pairs = np.flatnonzero(np.abs(start[1:] - end[:-1]) < WITHIN_S)
-    floor = _FLOOR * float(np.abs(levels).mean())
+    floor = max(_FLOOR * float(np.abs(levels).mean()), 1e-300)
     told = np.log(np.maximum(levels, 0.0) + floor)
     changed = np.abs(told[pairs + 1] - told[pairs])
     pairs = np.sort(pairs[np.argsort(changed)[-PAIRS:]])

@@ -34,12 +34,12 @@ class Piece:
 class Answer:
     """What the oracle says of one series in one span; ``known`` and ``covered`` in ns.
 
-    ``longest``: of the windows that reach into the span the longest, in ns; 0 for other kinds.
+    ``usual``: half of the known ns lie in windows of at most this many; 0 for other kinds.
     """
 
     known: int
     covered: Fraction
-    longest: int = 0
+    usual: int = 0
     total: Fraction = Fraction(0)
     mean: Fraction = Fraction(0)
     p50: Fraction = Fraction(0)
@@ -94,11 +94,12 @@ def attribute(
         return None
     known = sum(hits.values())
     shares = {piece: Fraction(count, piece.end - piece.start) for piece, count in hits.items()}
-    longest = 0
+    usual = 0
     if kind == "window":
         # Each nanosecond is known as well as the share of its window that lies here.
         covered = sum((count * shares[piece] for piece, count in hits.items()), Fraction(0))
-        longest = max(piece.end - piece.start for piece in hits)
+        lengths = [piece.end - piece.start for piece, count in hits.items() for _ in range(count)]
+        usual = sorted(lengths)[ceil(Fraction(50, 100) * known) - 1]
     else:
         covered = Fraction(
             sum(count for piece, count in hits.items() if not piece.gap or shares[piece] == 1)
@@ -117,7 +118,7 @@ def attribute(
     return Answer(
         known=known,
         covered=covered,
-        longest=longest,
+        usual=usual,
         total=total,
         mean=mean,
         p50=levels[ceil(Fraction(50, 100) * known) - 1],

@@ -39,6 +39,8 @@ class Sight:
     lag_s: float = 0.0
     burst_cores: float = 0.0
     """What the hypervisor spends for the VM unseen, for 6 s about every 100 s."""
+    own_cores: float = 0.0
+    """What it spends for the VM unseen all the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +95,11 @@ def scripted(
     return Load(cores=cores.clip(0, cpus), lead_s=lead_s, spans=tuple(spans))
 
 
-def hidden(load: Load, seed: int, cores: float, *, every_s: float = 100.0) -> Load:
-    """The load with bursts of so many cores for 6 s in it that its guest cannot see."""
+def hidden(
+    load: Load, seed: int, cores: float, *, every_s: float = 100.0, own_cores: float = 0.0
+) -> Load:
+    """The load with bursts of so many cores for 6 s in it that its guest cannot see, and more."""
+    load = replace(load, cores=load.cores + own_cores)
     if not cores:
         return load
     random = np.random.default_rng(seed + 500)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from telemetry.contention import Thresholds, flags
+from telemetry.contention import Thresholds, flags, is_judged
 from telemetry.profile import Profile, Row
 
 HERE = "vm:ml-01@esx-1.example"
@@ -26,15 +26,15 @@ def only(profile_row: Row, thresholds: Thresholds | None = None) -> dict[str, An
 ABOVE = [
     ("vm_cpu_ready_percent", "%", 5.1, 5.0),
     ("vm_cpu_costop_percent", "%", 3.1, 3.0),
-    ("vm_cpu_latency_percent", "%", 5.1, 5.0),
+    ("vm_cpu_latency_percent", "%", 10.1, 10.0),
     ("vm_mem_ballooned_bytes", "B", 2.0**21, 2.0**20),
-    ("vm_mem_swap_in_bytes_per_s", "B/s", 1.0, 0.0),
+    ("vm_mem_swap_in_bytes_per_s", "B/s", 65_537.0, 65_536.0),
     ("vm_mem_latency_percent", "%", 1.1, 1.0),
     ("vm_disk_read_latency_ms", "ms", 21.0, 20.0),
     ("vm_disk_write_latency_ms", "ms", 21.0, 20.0),
     ("vm_disk_latency_max_ms", "ms", 21.0, 20.0),
-    ("vm_net_dropped_rx_packets_per_s", "packets/s", 0.05, 0.0),
-    ("vm_net_dropped_tx_packets_per_s", "packets/s", 0.05, 0.0),
+    ("vm_net_dropped_rx_packets_per_s", "packets/s", 1.05, 1.0),
+    ("vm_net_dropped_tx_packets_per_s", "packets/s", 1.05, 1.0),
 ]
 
 
@@ -82,6 +82,17 @@ def test_the_sentence_says_what_where_and_how_much_of_it_is_known() -> None:
     assert disk["sentence"].startswith("ml-01 (scsi0:1): disk read latency 31 ms on average")
     swap = only(row("vm_mem_swap_in_bytes_per_s", "B/s", 1.0, max=3.0 * 2**20))
     assert "mem swap in 3 MiB/s at most" in swap["sentence"]
+    trickle = only(row("vm_mem_swap_in_bytes_per_s", "B/s", 1.0, max=100.0 * 2**10))
+    assert "mem swap in 100 KiB/s at most" in trickle["sentence"]
+
+
+@pytest.mark.parametrize(("metric", "unit", "value", "threshold"), ABOVE)
+def test_what_can_be_flagged_is_what_is_judged(
+    metric: str, unit: str, value: float, threshold: float
+) -> None:
+    assert is_judged(HERE, metric)
+    assert not is_judged("esxi:esx-1.example", metric)
+    assert not is_judged(HERE, f"{metric}_estimate")
 
 
 @pytest.mark.parametrize(

@@ -161,18 +161,47 @@ def test_without_the_hosts_clock_the_load_tells(load: Load) -> None:
     assert stamps(aligned, HERE, "vm_cpu_used_cores")[0][0] == pytest.approx(first, abs=NS // 3)
 
 
-def test_without_the_hosts_clock_and_an_even_load_it_is_vcenters(load: Load) -> None:
+def test_vcenters_clock_does_not_stand_for_a_hosts(load: Load) -> None:
+    """It stamps no window: a host that is a minute off would be a minute off unseen."""
     even = Load(cores=np.full(len(load.cores), 2.0), lead_s=load.lead_s, spans=load.spans)
-    _, told = align(seen(even, readings(1.5, 1.5, source="vcenter")), RUN)
+    aligned, told = align(seen(even, readings(0.0, 0.0, source="vcenter"), skew_s=60.0), RUN)
     told = known(told)
-    assert (told["clock"]["witness"], told["clock"]["offset_s"]) == ("vcenter", 1.5)
-    assert "too even" in told["clock"]["correlation"]["reason"]
+    assert (told["clock"]["witness"], told["clock"]["offset_s"]) == (None, None)
+    assert "vCenter's does not stamp the windows" in told["refused"]
+    assert "too even" in told["refused"]
+    assert not stamps(aligned, HERE, "vm_cpu_used_cores")
+
+
+def test_a_load_that_tells_less_well_than_the_limit_is_refused(load: Load) -> None:
+    _, told = align(seen(load), {"vcenter": {"clock_limit_s": 0.01}, "stages": []})
+    assert "the load tells it to" in known(told)["refused"]
+
+
+def test_a_clock_without_a_bound_is_not_one_without_doubt(load: Load) -> None:
+    bare = {name: raw for name, raw in readings(0.0, 0.0).items() if name[1] is OFFSET}
+    _, told = align(seen(load, bare), RUN)
+    assert "nothing says how well the clock of esx-1.example is known" in known(told)["refused"]
+
+
+def test_windows_of_a_vm_on_an_unknown_host_are_absent_and_say_so(load: Load) -> None:
+    aligned, _ = align(seen(load, readings(0.0, 0.0), entity=f"vm:{VM}"), RUN)
+    row = correlate(aligned, load.spans).find("s2", f"vm:{VM}", USED.name)
+    assert row is not None
+    assert (row.mean, row.reason) == (
+        None, "it is not known which host made its windows, so that they are on no clock",
+    )  # fmt: skip
 
 
 REFUSED = [
     ("disagree", readings(0.0, 0.0), 20.0, "by the load that guest and VM both saw"),
     ("too wide", readings(0.0, 0.0, bound_s=3.0), 0.0, "is known to 3 s only; the limit is 2 s"),
     ("set", readings(0.0, 9.0), 0.0, "was set during the run"),
+    (
+        "beyond what is searched",
+        readings(400.0, 400.0),
+        0.0,
+        "is +400.00 s from the guest",
+    ),
 ]
 
 
@@ -196,7 +225,7 @@ def test_a_clock_that_is_not_to_be_believed_is_refused_with_a_sentence(
 def test_without_any_clock_and_an_even_load_it_is_refused(load: Load) -> None:
     even = Load(cores=np.full(len(load.cores), 2.0), lead_s=load.lead_s, spans=load.spans)
     _, told = align(seen(even), RUN)
-    assert "no clock of" in known(told)["refused"]
+    assert "the clock of esx-1.example could not be read" in known(told)["refused"]
 
 
 def test_the_limit_is_the_runs_own(load: Load) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from telemetry.report import render
 from telemetry.report_charts import MAX_POINTS
+from telemetry.report_contention import has_figures
 from telemetry.report_html import exactly
 from telemetry.segments import SampleSet
 from telemetry.vm_entity import Seen, parsed, short_hosts
@@ -456,3 +458,16 @@ def test_hosts_lose_their_domain_only_where_they_stay_apart() -> None:
     assert short_hosts(["a.x", "b.x"]) == {"a.x": "a", "b.x": "b"}
     assert short_hosts(["a.x", "a.y"]) == {"a.x": "a.x", "a.y": "a.y"}
     assert short_hosts(["10.0.0.1", "10.0.0.2"])["10.0.0.1"] == "10.0.0.1"
+
+
+def test_estimates_and_clocks_alone_do_not_say_that_there_was_no_contention() -> None:
+    """A stage shorter than a window has those and nothing to hold against a threshold."""
+    rows: list[dict[str, Any]] = [
+        {"entity": f"vm:{VM}@{FROM}", "metric": "vm_cpu_ready_percent", "mean": None},
+        {"entity": f"vm:{VM}@{FROM}", "metric": "vm_cpu_used_cores_estimate", "mean": 1.0},
+        {"entity": f"esxi:{FROM}", "metric": "clock_offset_seconds", "mean": 0.0},
+    ]
+    stage = cast("Any", SimpleNamespace(rows=rows))
+    assert not has_figures(stage)
+    rows[0]["mean"] = 0.1
+    assert has_figures(stage)

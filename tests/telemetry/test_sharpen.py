@@ -158,14 +158,34 @@ def test_plain_overlap_and_estimate_both_close_over_the_whole_run() -> None:
         )
 
 
-def test_a_guest_that_did_nothing_leaves_a_window_even() -> None:
+def test_a_guest_that_saw_nothing_of_it_makes_no_estimate() -> None:
     second = [START_NS + i * NS // 10 for i in range(1_000)]
     idle: list[Raw] = [(ts, None, 7.0) for ts in second]
     hypervisor: list[Raw] = [
         (START_NS + end * NS, START_NS + (end - 20) * NS, 2.0) for end in (20, 40, 60)
     ]
     made = sharpen(stretches(hypervisor), [grown(idle)])
-    assert made.level == pytest.approx(np.full(len(made.level), 2.0))
+    assert made.reason == "the guest saw nothing of it"
+    at_rest = [(end, start, 0.0) for end, start, _ in hypervisor]
+    assert not sharpen(stretches(at_rest), [grown(idle)]).level.any()
+
+
+def test_a_constant_of_the_hypervisors_own_is_told_from_what_the_guest_did() -> None:
+    own = scripted(4, stages=STAGES)
+    load = hidden(own, 4, 0.0, own_cores=1.0)
+    made = sharpen(stretches(windows(load)), [grown(guest_counter(own, Sight(), 4))])
+    assert max(map(abs, errors(load, of(made)))) < 0.01  # 0.03 without a constant
+
+
+def test_steal_does_not_pass_for_such_a_constant() -> None:
+    """Where the guest rests between two stages the hypervisor did too."""
+    off: list[float] = []
+    for seed in range(10):
+        load = scripted(seed, stages=STAGES, least=0.25)
+        seen = grown(guest_counter(load, Sight(steal=0.2), seed))
+        off += map(abs, errors(load, of(sharpen(stretches(windows(load)), [seen]))))
+    assert np.median(off) < 0.007  # 0.011 with the constant that a line through all windows has
+    assert np.quantile(off, 0.95) < 0.03  # 0.046
 
 
 def test_what_the_guest_did_not_record_is_one_piece_and_takes_what_is_left() -> None:
@@ -226,6 +246,27 @@ def test_what_cannot_be_sharpened_says_why(
 ) -> None:
     made = sharpen(stretches(hypervisor), [grown(guest)] if guest else [], proportional=False)
     assert reason in (made.reason or "")
+
+
+@pytest.mark.parametrize(("levels", "refused"), [((4.0, 0.1, 0.1), True), ((1.0, 4.0, 0.1), False)])
+def test_few_windows_that_lie_elsewhere_than_the_signal_are_refused(
+    levels: tuple[float, ...], refused: bool
+) -> None:
+    """Three windows make no line, yet tell whether the guest was busy in the same ones."""
+    edges = [START_NS + i * 20 * NS for i in range(4)]
+    hypervisor: list[Raw] = [
+        (end, start, level) for (start, end), level in zip(pairwise(edges), levels, strict=True)
+    ]
+    amount = np.interp(np.arange(601) / 10, [0, 20, 40, 60], [0.0, 20.0, 80.0, 83.0])
+    guest: list[Raw] = [(START_NS + i * NS // 10, None, float(one)) for i, one in enumerate(amount)]
+    made = sharpen(stretches(hypervisor), [grown(guest)])
+    assert ("fell into other windows" in (made.reason or "")) is refused
+
+
+def test_without_any_whole_window_there_is_no_estimate() -> None:
+    guest: list[Raw] = [(START_NS + i * NS // 10, None, i * 0.1) for i in range(100)]
+    made = sharpen(stretches([(START_NS + 15 * NS, START_NS - 5 * NS, 1.0)]), [grown(guest)])
+    assert made.reason == "the guest was not recorded over any whole window of it"
 
 
 def test_a_signal_that_has_nothing_to_do_with_it_is_refused() -> None:

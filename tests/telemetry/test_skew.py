@@ -140,7 +140,17 @@ def test_a_load_that_cannot_tell_its_own_offset_still_tells_a_wrong_one(seed: in
     assert found.speaks_against(90.0, 2.0)
 
 
+@pytest.mark.parametrize("offset_s", [-400.0, 200.0])
+def test_a_load_that_tells_its_offset_speaks_against_one_that_nobody_looked_at(
+    offset_s: float,
+) -> None:
+    found = look(scripted(1, stages=STAGES), 0.0)
+    assert found.offset_s == 0.0
+    assert found.speaks_against(offset_s, 2.0)
+
+
 def test_an_even_load_speaks_against_nothing() -> None:
     load = scripted(1, stages=[600.0])
     even = Load(cores=np.full(len(load.cores), 4.0), lead_s=load.lead_s, spans=load.spans)
     assert not look(even, 20.0).speaks_against(80.0, 2.0)
+    assert not look(even, 20.0).speaks_against(400.0, 2.0)
