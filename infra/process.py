@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import runpy
 import signal
 import sys
+from collections.abc import Iterator
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -30,6 +32,20 @@ def tied(module: str, *arguments: str) -> list[str]:
     The kernel ties it to the calling *thread*: start it from one that lives on.
     """
     return [sys.executable, "-m", "infra.process", str(os.getpid()), module, *arguments]
+
+
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM be what Ctrl-C is: it ends a wait, not what comes after. In the main thread."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -45,6 +45,8 @@ class SentenceGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
+        except BrokenPipeError:  # `... | head`: click ends it quietly
+            raise
         except OSError as error:
             raise click.ClickException(str(error)) from error
 
@@ -56,9 +58,14 @@ class _UsageProblem(click.ClickException):
 def finished_run(run: str, out: Path) -> RunFolder:
     """The run's folder, its profile made now if a kill left it without one."""
     from telemetry.finish import finish
-    from telemetry.runfolder import find_run
+    from telemetry.runfolder import find_run, is_abandoned, killed
 
     folder = find_run(run, out)
+    record = folder.read()
+    # A recipe's run is put in order by the next one, which also has its half-made outputs to drop.
+    if record["status"] == "running" and "recipe" not in record and is_abandoned(folder):
+        folder.write(killed(record))
+        click.echo(f"run {folder.path.name} was killed: what was recorded of it is shown", err=True)
     if folder.read()["status"] != "running" and not folder.profile_json.is_file():
         finish(folder)
     if not folder.profile_json.is_file():

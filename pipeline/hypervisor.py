@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from infra.placement import Placement, boot_id, with_vcenter
+from infra.process import terminated_as_interrupted
 from infra.vsphere.settings import VCenterSettings
 from pipeline.recipe import VCenter
 from telemetry.backfill import backfill
@@ -30,7 +31,8 @@ def fetch_windows(folder: RunFolder, say: Say, *, wait: bool) -> list[str]:
     """Fetch what vCenter has of this run and note what is lost; returns the losses.
 
     Its last windows come late: with ``wait`` they are waited for as long as the run's settings
-    allow, and Ctrl-C ends the wait and nothing else. vCenter forgets its windows after an hour.
+    allow, and Ctrl-C or SIGTERM ends the wait and nothing else. vCenter forgets its windows after
+    an hour.
     """
     record = folder.read()
     settings = vcenter_of(record)
@@ -38,7 +40,8 @@ def fetch_windows(folder: RunFolder, say: Say, *, wait: bool) -> list[str]:
         return []
     deadline_s = settings.backfill_deadline_s if wait else 0.0
     try:
-        losses = backfill(folder, settings, _clock(record), deadline_s=deadline_s, say=say)
+        with terminated_as_interrupted():
+            losses = backfill(folder, settings, _clock(record), deadline_s=deadline_s, say=say)
     except KeyboardInterrupt:
         losses = ["vcenter: the wait for its last windows was interrupted"]
     kept = [loss for loss in record["losses"] if not loss.startswith("vcenter: ")]

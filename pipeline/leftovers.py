@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.artifact import Store
 from pipeline.hypervisor import fetch_windows
 from telemetry.finish import finish
-from telemetry.runfolder import RunFolder, list_runs
+from telemetry.runfolder import RunFolder, killed, list_runs
 
 
 def recover_dead_runs(out: Path, store: Store, note: Callable[[str], None]) -> None:
@@ -32,12 +32,7 @@ def recover_dead_runs(out: Path, store: Store, note: Callable[[str], None]) -> N
 def _end(folder: RunFolder, store: Store, note: Callable[[str], None]) -> None:
     record = folder.read()
     store.drop_scratch(record["run_id"])
-    for stage in record["stages"]:
-        if stage["status"] == "running":
-            stage |= {"status": "killed", "end_ns": None, "reason": "the run was killed"}
-    ends = [stage["end_ns"] for stage in record["stages"] if stage["end_ns"] is not None]
-    record |= {"status": "killed", "ended_ns": max(ends, default=record["started_ns"])}
-    folder.write(record)
+    folder.write(killed(record))
     fetch_windows(folder, note, wait=False)
     finish(folder)
 

@@ -34,7 +34,7 @@ def record_stage(
     recipe = read_recipe("default", overrides)
     if problems := list(vcenter_problems(recipe)):
         raise RecipeError("of record", problems)
-    folder, code = record_command(name, command, out, telemetry_settings(recipe))
+    folder, code = record_command(name, command, out, telemetry_settings(recipe), say=note)
     tracking = _tracking(recipe.tracking)
     if tracking is not None:
         record = folder.read()

@@ -216,7 +216,12 @@ class Run:
             )
         )
         self.listener.stage_started(stage.name)
-        child = StageProcess(stage.name, order, self.folder.path / "logs" / f"{stage.name}.log")
+        child = StageProcess(
+            stage.name,
+            order,
+            self.folder.path / "logs" / f"{stage.name}.log",
+            without=[self.recipe.vcenter.password_env],
+        )
         start_ns = self.clock.now_ns()
         entry: dict[str, Any] = {}
         try:

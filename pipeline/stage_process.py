@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ _GRACE_S = 3.0
 class StageProcess:
     """The process of one stage: its reports, its end and what the kernel says it used."""
 
-    def __init__(self, name: str, order: Path, log: Path) -> None:
+    def __init__(self, name: str, order: Path, log: Path, *, without: Iterable[str] = ()) -> None:
+        """``without``: variables of the environment that are none of the stage's business."""
         self._name, self._order, self._log = name, order, log
+        self._without = frozenset(without)
         self._buffer = b""
         self.started = False
         self._error: str | None = None
@@ -44,6 +46,7 @@ class StageProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env={key: it for key, it in os.environ.items() if key not in self._without},
                 pass_fds=(to_runner,),
                 start_new_session=True,
             )

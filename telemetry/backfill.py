@@ -34,6 +34,7 @@ POLL_S = 10.0
 """Between two questions for windows that are late: half the length of one."""
 NEVER_SEEN_S = 10.0
 """So long a vCenter is tried that has not answered once during the run."""
+INTERRUPTED = "the wait for its last windows was interrupted"
 MOST_TOLD = 8
 """Gaps that are losses one by one; the rest are counted. The journal has all."""
 Gap = tuple[str, int, int, tuple[str, ...]]
@@ -72,6 +73,8 @@ def backfill(
             product_uuid=product_uuid or dmi_uuid(),
         )
         return [f"vcenter: {loss}" for loss in one.run()]
+    except KeyboardInterrupt:  # a second one, while it ends after the first
+        return [f"vcenter: {INTERRUPTED}"]
     except Exception as error:  # noqa: BLE001 - the boundary: a run ends without its vCenter too
         return [f"vcenter: its windows were not fetched: {type(error).__name__}: {error}"]
 
@@ -99,12 +102,16 @@ class _Backfill:
     def run(self) -> list[str]:
         journal = Journal(folder=self.folder.samples, clock=self.clock)
         begin_ns = self._begin_ns = self.clock.now_ns()
-        with_vcenter = VCenter(self.settings, environ=self.environ)
+        seen = Seen.read(self.folder.samples, INTERVAL_S)
+        settings = self.settings
+        if not seen.names():
+            settings = replace(settings, timeout_s=min(settings.timeout_s, NEVER_SEEN_S))
+        with_vcenter = VCenter(settings, environ=self.environ)
         self._rounds = Rounds(
             vcenter=with_vcenter,
             clock=self.clock,
             journal=journal,
-            seen=Seen.read(self.folder.samples, INTERVAL_S),
+            seen=seen,
             since_ns=self.since_ns,
             until_ns=self.until_ns,
             product_uuid=self.product_uuid,
@@ -113,7 +120,7 @@ class _Backfill:
         try:
             self._fetch()
         except KeyboardInterrupt:
-            self.failure = "the wait for its last windows was interrupted"
+            self.failure = INTERRUPTED
         finally:
             with_vcenter.close()
         gaps = list(self._gaps())
@@ -168,19 +175,17 @@ class _Backfill:
         rows = self._rounds.ask(self.until_ns - self.since_ns)
         self._write(rows)
         self.added += len(rows)
-        return any(self._is_late(owner, names) for owner, names in self._objects())
+        return any(self._is_late(one.owner, one.names()) for one in self._rounds.sources)
 
     def _objects(self) -> list[tuple[str, list[Key]]]:
         """VMs and hosts with their series: as the vCenter has them, else as they have samples."""
-        if self._looked:
-            return [(source.owner, source.names()) for source in self._rounds.sources]
+        objects = {source.owner: source.names() for source in self._rounds.sources}
         names = self._rounds.seen.names()
         where = self._rounds.whereabouts
-        owners = [f"vm:{vm}" for vm in where.vms()] + [f"esxi:{host}" for host in where.hosts()]
-        return [
-            (owner, [key for key in names if f"{key[0]}/".startswith(f"{owner}/")])
-            for owner in owners
-        ]
+        for owner in [*(f"vm:{vm}" for vm in where.vms()), *(f"esxi:{h}" for h in where.hosts())]:
+            mine = [key for key in names if f"{key[0]}/".startswith(f"{owner}/")]
+            objects.setdefault(owner, mine)
+        return list(objects.items())
 
     def _is_late(self, owner: str, names: list[Key]) -> bool:
         """Whether an answer is missing: of a series that had any or, where none had, of all."""

@@ -7,11 +7,11 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from infra.process import adopt_orphans
+from infra.process import adopt_orphans, terminated_as_interrupted
 from telemetry.runfolder import RunFolder
 from telemetry.session import Session
 from telemetry.settings import TelemetrySettings
@@ -24,26 +24,32 @@ _SI_KERNEL = 0x80
 
 
 def record_command(
-    name: str, command: list[str], out: Path, settings: TelemetrySettings | None = None
+    name: str,
+    command: list[str],
+    out: Path,
+    settings: TelemetrySettings | None = None,
+    *,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> tuple[RunFolder, int]:
     """Run ``command`` under a recorder; returns the run's folder and the command's exit code.
 
     A command that a signal ended has 128 + its number, as in a shell. What it leaves running is
-    killed. To be called in the main thread. Raises FileNotFoundError if there is no such command,
-    before anything is made.
+    killed. ``say`` is told what the end waits for. To be called in the main thread. Raises
+    FileNotFoundError if there is no such command, before anything is made.
     """
     if not command or shutil.which(command[0]) is None:
         named = repr(command[0]) if command else "given"
         raise FileNotFoundError(f"no command {named}: not on PATH, and not an executable file")
     adopt_orphans()
-    session = Session(name, out, settings)
+    session = Session(name, out, settings, say=say)
     session.open()
     status = "failed"
     try:
         code = _run(session, name, command)
         status = "finished" if code == 0 else "failed"
     finally:
-        session.close(status)
+        with terminated_as_interrupted():
+            session.close(status)
     return session.folder, code
 
 

@@ -6,6 +6,7 @@ profile, the spans as Parquet and the report are derived from it and from ``samp
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -17,6 +18,8 @@ from typing import Any
 
 RUN_SCHEMA = 1
 LATEST = "latest"
+LOCK = ".lock"
+"""Held by the process that makes the run; the kernel drops it at any death."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,41 @@ def write_atomically(path: Path, text: str) -> None:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def hold(folder: RunFolder) -> int:
+    """Lock the folder for as long as this process lives; returns the descriptor that holds it."""
+    descriptor = os.open(folder.path / LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def is_abandoned(folder: RunFolder) -> bool:
+    """Whether the process that held the folder is gone; False where nobody ever held it."""
+    try:
+        descriptor = os.open(folder.path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def killed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run whose process is gone, ended: at the end of its last finished stage."""
+    stages = [
+        {**stage, "status": "killed", "end_ns": None, "reason": "the run was killed"}
+        if stage["status"] == "running"
+        else stage
+        for stage in record["stages"]
+    ]
+    ends = [stage["end_ns"] for stage in stages if stage["end_ns"] is not None]
+    ended_ns = max(ends, default=record["started_ns"])
+    return {**record, "stages": stages, "status": "killed", "ended_ns": ended_ns}
 
 
 def new_run_id(now: datetime | None = None) -> str:

@@ -7,7 +7,7 @@ import itertools
 import os
 import platform
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from telemetry.clock import Clock, measure_offset_ns
 from telemetry.environment import environment
 from telemetry.handle import Handle
 from telemetry.recording import Recording
-from telemetry.runfolder import RUN_SCHEMA, RunFolder, new_run_id, point_latest_at
+from telemetry.runfolder import RUN_SCHEMA, RunFolder, hold, new_run_id, point_latest_at
 from telemetry.settings import TelemetrySettings
 
 
@@ -43,10 +43,16 @@ class Session:
     """A run in the making. ``with Session(...) as run: with run.span("train"): ...``"""
 
     def __init__(
-        self, name: str, out: Path | str = "runs", settings: TelemetrySettings | None = None
+        self,
+        name: str,
+        out: Path | str = "runs",
+        settings: TelemetrySettings | None = None,
+        *,
+        say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
+        """``say`` is told what the end waits for."""
         _check(name)
-        self._name, self._out = name, Path(out)
+        self._name, self._out, self._say = name, Path(out), say
         self._settings = settings or TelemetrySettings()
 
     def open(self) -> None:
@@ -56,6 +62,7 @@ class Session:
         run_id = new_run_id()
         self.folder = RunFolder(self._out.resolve() / run_id)
         self.folder.samples.mkdir(parents=True)
+        self._held = hold(self.folder)
         vcenter = self._settings.vcenter
         more = {} if vcenter is None else {"vcenter": vcenter.to_json()}
         self.record = new_record(run_id, self._name, self.clock, **more)
@@ -78,9 +85,12 @@ class Session:
         if self._settings.vcenter is not None:
             from telemetry.backfill import backfill
 
-            self.record["losses"] += backfill(self.folder, self._settings.vcenter, self.clock)
+            vcenter = self._settings.vcenter
+            losses = backfill(self.folder, vcenter, self.clock, say=self._say)
+            self.record["losses"] = list(dict.fromkeys([*self.record["losses"], *losses]))
             self.folder.write(self.record)
         finish(self.folder)
+        os.close(self._held)
 
     def begin(
         self, stage: str, pid: int, start_ns: int | None = None, *, whole: bool = True

@@ -13,7 +13,7 @@ from infra.placement import VmPlace, uuid_forms
 from infra.vsphere.errors import sentence
 from infra.vsphere.session import VCenter
 
-__all__ = ["VmPlace", "find_this_vm", "find_vms", "places", "uuid_forms"]
+__all__ = ["VmPlace", "find_each", "find_this_vm", "find_vms", "places", "uuid_forms"]
 
 VM = "VirtualMachine"
 VM_PROPERTIES = (
@@ -62,19 +62,45 @@ def find_this_vm(vcenter: VCenter, product_uuid: str | None, override: str = "")
 
 def find_vms(vcenter: VCenter, names_or_uuids: Sequence[str]) -> list[VmPlace]:
     """The VMs of these names or UUIDs, in this order. Raises LookupError naming all that fail."""
+    found, problems = _look_for(vcenter, names_or_uuids)
+    if problems:
+        raise LookupError("; ".join(problems.values()))
+    return _stand_on(vcenter, found)
+
+
+def find_each(
+    vcenter: VCenter, names_or_uuids: Sequence[str]
+) -> tuple[list[VmPlace], dict[str, str]]:
+    """Those VMs that are there and, by name, why the others are not."""
+    found, problems = _look_for(vcenter, names_or_uuids)
+    placed: list[VmPlace] = []
+    for wanted, vm in zip(
+        (one for one in names_or_uuids if one not in problems), found, strict=True
+    ):
+        try:
+            placed += _stand_on(vcenter, [vm])
+        except LookupError as error:
+            problems[wanted] = str(error)
+    return placed, problems
+
+
+def _look_for(vcenter: VCenter, names_or_uuids: Sequence[str]) -> tuple[list[Any], dict[str, str]]:
     by_name = _Names(vcenter)
-    found, problems = [], []
+    found: list[Any] = []
+    problems: dict[str, str] = {}
     for wanted in names_or_uuids:
         try:
             found.append(_by_uuid(vcenter, wanted) or by_name.find(wanted))
         except LookupError as error:
-            problems.append(str(error))
+            problems[wanted] = str(error)
         except vmodl.MethodFault as fault:
-            problems.append(f"VM {wanted} cannot be looked for: {sentence(fault)}")
-    if problems:
-        raise LookupError("; ".join(problems))
+            problems[wanted] = f"VM {wanted} cannot be looked for: {sentence(fault)}"
+    return found, problems
+
+
+def _stand_on(vcenter: VCenter, vms: Sequence[Any]) -> list[VmPlace]:
     try:
-        return places(vcenter, found)
+        return places(vcenter, vms)
     except vmodl.MethodFault as fault:
         raise LookupError(f"what the VMs stand on cannot be read: {sentence(fault)}") from fault
 

@@ -57,7 +57,7 @@ def _from_file(settings: VCenterSettings) -> str:
     except OSError as error:
         raise MissingSecret(f"{refused} cannot be read: {error.strerror}") from None
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError:
         text = ""
         problem = "is not UTF-8 text"

@@ -35,7 +35,8 @@ class VCenterSettings:
     insecure: bool = False
     """No verification at all: whoever sits between can read the password."""
     timeout_s: float = 30.0
-    """Longest wait for the server: for a connection, and each time for its next bytes."""
+    """Longest wait for the server: for a connection, and each time for its next bytes. A whole
+    answer may take four times as long."""
     query_period_s: float = 300.0
     """Between two query rounds of a run."""
     backfill_deadline_s: float = 120.0

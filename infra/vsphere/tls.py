@@ -10,10 +10,14 @@ from __future__ import annotations
 import hashlib
 import socket
 import ssl
+import time
 from typing import Any
 
 from infra.vsphere.errors import VCenterUntrusted
 from infra.vsphere.settings import VCenterSettings
+
+ANSWER_TIMES = 4
+"""A whole answer may take so many times the longest wait for its next bytes."""
 
 
 class WrongThumbprint(ssl.SSLError):
@@ -22,6 +26,22 @@ class WrongThumbprint(ssl.SSLError):
     def __init__(self, shown: str) -> None:
         super().__init__(ssl.SSL_ERROR_SSL, "certificate is not the pinned one")
         self.shown = shown
+
+
+class _Socket(ssl.SSLSocket):
+    """Gives up an answer that trickles in: its time-out counts anew with each byte."""
+
+    _asked_s = float("inf")
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self._asked_s = time.monotonic()
+        return super().send(data, flags)
+
+    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
+        timeout_s = self.gettimeout() or float("inf")
+        if time.monotonic() - self._asked_s > ANSWER_TIMES * timeout_s:
+            raise TimeoutError("the answer comes to no end")
+        return super().recv_into(buffer, nbytes, flags)
 
 
 class _PinnedContext(ssl.SSLContext):
@@ -49,6 +69,12 @@ def state(settings: VCenterSettings) -> str:
 
 def make_context(settings: VCenterSettings) -> ssl.SSLContext:
     """Return the context of all connections. Raises VCenterUntrusted for a CA file of no use."""
+    context = _context(settings)
+    context.sslsocket_class = _Socket
+    return context
+
+
+def _context(settings: VCenterSettings) -> ssl.SSLContext:
     if settings.thumbprint:
         pinned = _PinnedContext(ssl.PROTOCOL_TLS_CLIENT)
         pinned.check_hostname, pinned.verify_mode = False, ssl.CERT_NONE  # the pin is stricter

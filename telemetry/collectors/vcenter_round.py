@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from infra.placement import VmPlace
+from infra.placement import VmPlace, uuid_forms
 from infra.vsphere.clocks import read_clocks
 from infra.vsphere.counters import faults_as_refusals
 from infra.vsphere.errors import VCenterRefused
-from infra.vsphere.find import find_this_vm, find_vms
+from infra.vsphere.find import find_each, find_this_vm
 from infra.vsphere.moves import Migration, migrations, where_now
 from infra.vsphere.perf import PerfSeries, Wanted, max_query_metrics, query
 from infra.vsphere.session import VCenter
@@ -95,6 +95,7 @@ class Rounds:
     _discovered_s: float = float("-inf")
     _looked_ns: int | None = None
     _chunk: int = 0
+    _of_login: int = 0
     _told: set[str] = field(default_factory=set)
 
     def connect(self) -> None:
@@ -107,21 +108,30 @@ class Rounds:
             user=self.vcenter.user,
             tls=self.vcenter.tls,
         )
+        self._read_counters()
+
+    def _read_counters(self) -> None:
+        """Anew with each session: a vCenter that was restored or upgraded has other ids."""
         self._counters = Counters.read(self.vcenter)
         self._chunk = max_query_metrics(self.vcenter)
+        self._of_login = self.vcenter.logins
         for name, reason in self._counters.reasons.items():
             self._unresolved(name, reason)
 
     def look(self, when: str) -> list[Sample]:
         """Find the VMs, note where they are, and read the clocks; returns the readings."""
+        looked_ns = self.clock.now_ns()
         found = self._find()
         clocks = self._read_clocks([place.host_moid for place in found])
         moved = [place for place in found if self._note(place, when)]
         self._places = tuple(found)
-        self._looked_ns = self.clock.now_ns()
+        self._looked_ns = looked_ns
+        renewed = self._of_login != self.vcenter.logins
+        if renewed:
+            self._read_counters()
         known = {source.moid: source.vcpus for source in self.sources}
         changed = any(known.get(place.moid) != place.vcpus for place in found)
-        if moved or changed or time.monotonic() - self._discovered_s > DISCOVER_S:
+        if moved or changed or renewed or time.monotonic() - self._discovered_s > DISCOVER_S:
             self.sources = tuple(self._discover())
             self._discovered_s = time.monotonic()
         return clocks
@@ -174,16 +184,14 @@ class Rounds:
 
     def forget(self) -> None:
         """Let go of windows that are too old to come again."""
-        keys = [key for source in self.sources for key in source.names()]
-        newest_ns = [one for one in map(self.seen.newest_ns, keys) if one is not None]
-        if newest_ns:
-            self.seen.forget(max(newest_ns) - KEPT_NS)
+        self.seen.forget(KEPT_NS)
 
     def _query(self, start_ns: int, wanted: Sequence[Wanted]) -> Iterator[PerfSeries]:
         problems: list[str] = []
+        owners = {source.moid: source.owner for source in self.sources}
         end_ns = None
         if self.until_ns is not None:
-            end_ns = self.until_ns + self._offsets_ns.get(VCENTER, 0) + MARGIN_NS
+            end_ns = self.until_ns + max(self._offsets_ns.values(), default=0) + MARGIN_NS
         yield from query(
             self.vcenter,
             wanted,
@@ -191,7 +199,7 @@ class Rounds:
             end_ns=end_ns,
             interval_s=INTERVAL_S,
             chunk=self._chunk,
-            refuse=lambda one, why: problems.append(f"no samples of {one.moid}: {why}"),
+            refuse=lambda one, why: problems.append(f"no samples of {owners[one.moid]}: {why}"),
             problems=problems,
         )
         self.problems |= dict.fromkeys(problems)
@@ -245,16 +253,28 @@ class Rounds:
 
     def _find(self) -> list[VmPlace]:
         """This VM and the others of the run; after the first time by their ids alone."""
-        settings = self.vcenter.settings
         with faults_as_refusals():
             if self._places:
                 found = where_now(self.vcenter, [place.moid for place in self._places])
             else:
-                found = [find_this_vm(self.vcenter, self.product_uuid, settings.vm)]
-                if settings.other_vms:
-                    found += find_vms(self.vcenter, settings.other_vms)
+                found = self._find_first()
         unique = list({place.moid: place for place in found}.values())
         return [replace(place, vm=self._name(place, unique)) for place in unique]
+
+    def _find_first(self) -> list[VmPlace]:
+        """This VM first. One that the run has met before is known by its id, whatever it is called
+        by now; another VM that is not there does not cost this one its windows."""
+        settings, known = self.vcenter.settings, self.whereabouts.names
+        found = where_now(self.vcenter, list(known)) if known else []
+        if not found or found[0].moid != next(iter(known)):
+            found.insert(0, find_this_vm(self.vcenter, self.product_uuid, settings.vm))
+        met = {name for one in found for name in (*uuid_forms(one.uuid), one.instance_uuid)}
+        met |= {known[one.moid] for one in found if one.moid in known}
+        others, missing = find_each(
+            self.vcenter, [name for name in settings.other_vms if name not in met]
+        )
+        self.problems |= dict.fromkeys(missing.values())
+        return found + others
 
     def _name(self, place: VmPlace, among: Sequence[VmPlace]) -> str:
         """What a VM is called in this run: its name, with its id if another has the same."""
@@ -277,15 +297,17 @@ class Rounds:
     def _moves(self, place: VmPlace, before: tuple[int, str] | None) -> list[dict[str, Any]]:
         """The changes of host since it was last looked for; exact where the server tells of them.
 
+        It is asked even where the VM is on its old host: it may have been away in between.
         Without the server's word a change lies anywhere between two looks; it is put at the
         earlier one, since the samples come from the new host alone.
         """
         vcenter_ns = self._offsets_ns.get(VCENTER, 0)
         since_ns = max(self._looked_ns or self.since_ns, before[0] + 1 if before else 0)
         told: list[Migration] = []
-        if before is None or before[1] != place.esxi_host:
-            with contextlib.suppress(VCenterRefused):  # no right to read events
-                told = migrations(self.vcenter, place.moid, since_ns + vcenter_ns)
+        with contextlib.suppress(VCenterRefused):  # no right to read events
+            told = migrations(self.vcenter, place.moid, since_ns + vcenter_ns)
+        if before is not None and told and told[0].to_host == before[1]:
+            told = told[1:]  # the last one again: the clocks were compared anew since
         moves = [{**vars(one), "at_ns": one.at_ns - vcenter_ns, "exact": True} for one in told]
         if before is not None and not moves and before[1] != place.esxi_host:
             moves = [

@@ -37,7 +37,7 @@ class Seen:
         self._interval_ns = round(interval_s * NS)
         self._taken: dict[Key, set[int]] = {}
         self._void: dict[Key, set[int]] = {}
-        self._floor_ns = 0
+        self._floors_ns: dict[Key, int] = {}
 
     def take(self, key: Key, ends_ns: Iterable[int], values: Iterable[int]) -> list[int]:
         """Positions of the samples that are new and there, in order of time; they are taken now.
@@ -47,9 +47,10 @@ class Seen:
         """
         taken = self._taken.setdefault(key, set())
         void = self._void.setdefault(key, set())
+        floor_ns = self._floors_ns.get(key, 0)
         fresh: dict[int, int] = {}
         for place, (end_ns, value) in enumerate(zip(ends_ns, values, strict=True)):
-            if end_ns in taken or end_ns <= self._floor_ns:
+            if end_ns in taken or end_ns <= floor_ns:
                 continue
             if value < 0:
                 void.add(end_ns)
@@ -72,7 +73,7 @@ class Seen:
 
     def unbroken_ns(self, key: Key, since_ns: int) -> int:
         """Up to where all windows after ``since_ns`` were answered."""
-        last_ns = max(since_ns, self._floor_ns)
+        last_ns = max(since_ns, self._floors_ns.get(key, 0))
         for end_ns in sorted(self._answered(key)):
             if end_ns - self._interval_ns > last_ns + SLACK_NS:
                 break
@@ -97,12 +98,18 @@ class Seen:
             found.append((last_ns, until_ns))
         return found
 
-    def forget(self, before_ns: int) -> None:
-        """Let go of what is older; nothing so old is taken any more."""
-        self._floor_ns = max(self._floor_ns, before_ns)
-        for kept in (self._taken, self._void):
-            for key, ends_ns in kept.items():
-                kept[key] = {end_ns for end_ns in ends_ns if end_ns > self._floor_ns}
+    def forget(self, kept_ns: int) -> None:
+        """Let go of what is older than a series' newest by this; nothing so old is taken any more.
+
+        Each series by itself: the hosts that stamp them can be hours apart.
+        """
+        for key in {*self._taken, *self._void}:
+            newest_ns = self.newest_ns(key)
+            if newest_ns is None:
+                continue
+            floor_ns = self._floors_ns[key] = max(self._floors_ns.get(key, 0), newest_ns - kept_ns)
+            for kept in (self._taken, self._void):
+                kept[key] = {end_ns for end_ns in kept.get(key, ()) if end_ns > floor_ns}
 
     def _answered(self, key: Key) -> set[int]:
         return self._taken.get(key, set()) | self._void.get(key, set())

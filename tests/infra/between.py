@@ -17,7 +17,7 @@ from tests.vcsim_server import Vcsim
 Spoil = Callable[["Handler", bytes], bool]
 """Answers a request (or does not) and returns True; False: passed on after all."""
 METHOD = re.compile(rb"<(?:\w+:)?Body>\s*<(?:\w+:)?(\w+)")
-HEADERS = ("Content-Type", "SOAPAction", "Cookie")
+HEADERS = ("Content-Type", "SOAPAction", "Cookie", "Authorization", "vmware-api-session-id")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -31,6 +31,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._serve("GET", b"")
+
+    def do_DELETE(self) -> None:
+        self._serve("DELETE", b"")
 
     def do_POST(self) -> None:
         self._serve("POST", self.rfile.read(int(self.headers["Content-Length"])))

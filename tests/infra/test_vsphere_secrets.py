@@ -205,7 +205,13 @@ def test_credentials_hide_the_password_in_every_form() -> None:
 
 @pytest.mark.parametrize(
     ("content", "password"),
-    [(b"secret\n", "secret"), (b"secret\r\n", "secret"), (b" s p \n", " s p "), (b"x", "x")],
+    [
+        (b"secret\n", "secret"),
+        (b"secret\r\n", "secret"),
+        (b" s p \n", " s p "),
+        (b"x", "x"),
+        (b"\xef\xbb\xbfsecret\r\n", "secret"),
+    ],
 )
 def test_a_password_file_may_end_with_a_newline(
     content: bytes, password: str, tmp_path: Path

@@ -7,11 +7,14 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pyarrow.parquet as pq
@@ -413,6 +416,29 @@ def test_the_probe_says_what_is_there_and_why_the_rest_is_not() -> None:
 
 
 # Runs
+
+
+def test_a_recording_that_was_killed_is_ended_by_whoever_looks_at_it() -> None:
+    words = [sys.executable, "-m", "pipeline.cli", "record", "--name", "nap", "--", "sleep", "60"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    one = subprocess.Popen(words, env=env, stderr=subprocess.DEVNULL, start_new_session=True)
+    record: dict[str, Any] = {"stages": []}
+    deadline_s = time.monotonic() + 60
+    while not record["stages"]:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+        if Path("runs/latest/run.json").is_file():
+            record = json.loads(Path("runs/latest/run.json").read_text())
+    going = call("profile latest")
+    assert going.exit_code == 2
+    assert "is still running" in going.output
+    os.killpg(one.pid, signal.SIGKILL)
+    one.wait()
+    looked = call("profile latest")
+    assert looked.exit_code == 0, looked.output
+    assert "was killed" in looked.stderr
+    record = json.loads(Path("runs/latest/run.json").read_text())
+    assert record["status"] == record["stages"][0]["status"] == "killed"
 
 
 def test_runs_are_listed_and_pruned() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.recipe import Tracking as TrackingSettings
+from pipeline.stage_process import StageProcess
 from pipeline.tracking import Tracking
 from telemetry.runfolder import RunFolder, find_run
 from tests.pipeline.small import STAGES, command, environment, latest, run_command
@@ -175,3 +176,47 @@ def test_a_vcenter_that_is_never_there_costs_no_run(tmp_path: Path) -> None:
     of_vm = [row for row in stage["metrics"] if row["metric"] == "vm_cpu_used_cores"]
     assert of_vm
     assert all(row["mean"] is None and row["reason"] for row in of_vm)
+
+
+def test_a_stage_is_not_told_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it or its workers print goes into the run's logs."""
+    monkeypatch.setenv("STAGESCOPE_VCENTER_PASSWORD", "nobody-knows-it")
+    monkeypatch.setenv("STAGESCOPE_OTHER", "known")
+    stage = StageProcess(
+        "x", tmp_path / "order", tmp_path / "log", without=["STAGESCOPE_VCENTER_PASSWORD"]
+    )
+    stage.start()
+    told = Path(f"/proc/{stage.pid}/environ").read_bytes()
+    stage.stop()
+    stage.reap()
+    assert b"STAGESCOPE_OTHER=known" in told
+    assert b"nobody-knows-it" not in told
+
+
+def test_a_recorded_command_that_is_terminated_in_the_last_wait_has_its_profile(
+    tmp_path: Path,
+) -> None:
+    with Vcsim() as vcsim:
+        vcsim.control(lag_s=600)
+        settings = (
+            f"vcenter.host={vcsim.address}",
+            f"vcenter.port={vcsim.port}",
+            f"vcenter.ca_file={vcsim.ca_file}",
+            "vcenter.vm=DC0_C0_RP0_VM0",
+        )
+        more = [part for one in settings for part in ("--set", one)]
+        running = subprocess.Popen(
+            command("record", "--name", "wait", "--out", str(tmp_path), *more, "--", "true"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment(**vcsim.environ(reader=True)),
+        )
+        assert running.stdout is not None
+        assert "waiting up to" in running.stdout.readline()
+        running.terminate()
+        said, _ = running.communicate(timeout=60)
+        assert vcsim.counts["sessions"] == 0
+    assert running.returncode == 0, said
+    assert "interrupted" in " ".join(latest(tmp_path)["losses"])
+    assert (tmp_path / "latest" / "report.html").is_file()

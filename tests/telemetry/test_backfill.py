@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyVmomi import vim
 
 from infra.vsphere.errors import VCenterRefused
+from infra.vsphere.session import VCenter
 from telemetry.backfill import backfill
 from telemetry.collectors.vcenter_journal import read_events
 from telemetry.collectors.vcenter_metrics import METRICS
@@ -17,6 +20,7 @@ from tests.vcsim_server import Vcsim
 
 pytestmark = pytest.mark.needs("go")
 MINUTE = 60.0
+OTHER = "DC0_C0_RP0_VM1"
 
 
 @pytest.fixture(autouse=True)
@@ -253,6 +257,53 @@ def test_a_move_that_the_server_does_not_tell_of_lies_between_two_looks(
     after = past.stamps_s(f"vm:{VM}@{other}", "vm_cpu_used_cores")
     assert max(before) <= 5 * MINUTE < 7 * MINUTE <= min(after)
     assert any(f"vm:{VM}@" in loss for loss in losses)  # what the old host took along
+
+
+def test_another_vm_that_is_gone_costs_this_one_nothing(own_vcsim: Vcsim, tmp_path: Path) -> None:
+    past = Past(own_vcsim, tmp_path, ago_s=30 * MINUTE, seconds=10 * MINUTE)
+    past.put(0)
+    with past.collector(other_vms=(OTHER, "misspelt")) as one:
+        assert [loss for loss in one.losses if "misspelt" in loss]
+        past.sample(one, 5 * MINUTE)
+        destroy(own_vcsim, OTHER)
+        past.sample(one, 10 * MINUTE)
+    losses = past.backfill(10.5 * MINUTE, other_vms=(OTHER,))
+    (host,) = {one["esxi_host"] for one in past.events("placement") if one["vm"] == VM}
+    assert f"vm:{VM}@{host}" in past.whole()
+    assert f"no VM named {OTHER}" in losses[0]
+    (gap,) = past.events("gap")
+    assert gap["entity"].startswith(f"vm:{OTHER}@")
+    assert 4 * MINUTE < (gap["to_ns"] - gap["from_ns"]) / NS < 6 * MINUTE
+
+
+def test_a_vm_that_was_renamed_is_known_by_its_id(own_vcsim: Vcsim, tmp_path: Path) -> None:
+    past = Past(own_vcsim, tmp_path, ago_s=30 * MINUTE, seconds=10 * MINUTE)
+    past.put(0)
+    with past.collector(other_vms=(OTHER,)) as one:
+        past.sample(one, 5 * MINUTE)
+        names = {VM: "renamed", OTHER: "renamed-too"}
+        own_vcsim.control(vms=[{"name": old, "rename": new} for old, new in names.items()])
+    assert past.backfill(10.5 * MINUTE, other_vms=(OTHER,)) == []
+    assert {one.partition("@")[0] for one in past.whole("vm:")} == {f"vm:{VM}", f"vm:{OTHER}"}
+
+
+def test_a_host_hours_ahead_is_asked_for_its_last_windows(vcsim: Vcsim, tmp_path: Path) -> None:
+    past = Past(vcsim, tmp_path, ago_s=60 * MINUTE, seconds=10 * MINUTE)
+    vcsim.control(host_skew_s={"*": 3 * 3600.0})
+    past.put(0)
+    with past.collector() as one:
+        past.sample(one, 5 * MINUTE)
+    assert past.backfill(11 * MINUTE) == []
+
+
+def destroy(vcsim: Vcsim, name: str) -> None:
+    with VCenter(vcsim.settings(), environ=vcsim.environ()) as vcenter:
+        named = {one["name"]: vm for vm, one in vcenter.retrieve(vim.VirtualMachine, ["name"])}
+        vm = named[name]
+        for task in (vm.PowerOffVM_Task, vm.Destroy_Task):
+            running = task()
+            while running.info.state not in {"success", "error"}:
+                time.sleep(0.02)
 
 
 def test_a_torn_line_of_the_journal_is_passed_over(tmp_path: Path) -> None:

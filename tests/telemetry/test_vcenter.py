@@ -168,6 +168,43 @@ def test_a_vm_that_moves_splits_its_series_where_the_server_says(
     assert past.events("gap") == []
 
 
+def test_a_vm_that_was_away_between_two_looks_was_away(own_vcsim: Vcsim, tmp_path: Path) -> None:
+    past = Past(own_vcsim, tmp_path, ago_s=30 * MINUTE, seconds=15 * MINUTE)
+    past.put(0)
+    with past.collector() as one:
+        past.sample(one, 5 * MINUTE)
+        home = host_of(past)
+        away = next(f"DC0_C0_H{n}" for n in range(2) if home != f"DC0_C0_H{n}")
+        for to, minute in ((away, 6), (home, 8)):
+            at_s = past.unix_s(minute * MINUTE)
+            own_vcsim.control(move=[{"vm": VM, "to": to, "at_s": at_s}])
+        past.sample(one, 10 * MINUTE)
+        past.sample(one, 11 * MINUTE)
+    assert past.backfill(15.5 * MINUTE) == []
+    moves = past.events("moved")
+    assert [(move["from_host"], move["to_host"]) for move in moves] == [(home, away), (away, home)]
+    stamps_s = past.stamps_s(f"vm:{VM}@{away}", "vm_cpu_used_cores")
+    assert 6 * MINUTE < min(stamps_s) <= max(stamps_s) <= 8 * MINUTE
+    assert len(stamps_s) == 6
+
+
+def test_a_vcenter_that_came_back_with_other_ids_is_asked_by_those(
+    own_vcsim: Vcsim, tmp_path: Path
+) -> None:
+    past = Past(own_vcsim, tmp_path, ago_s=30 * MINUTE, seconds=15 * MINUTE)
+    truth = [{"entity": VM, "counter": "cpu.used.summation", "steps": [[0, 4e9, 500.0]]}]
+    own_vcsim.control(truth=truth)
+    past.put(0)
+    with past.collector() as one:
+        past.sample(one, 5 * MINUTE)
+        own_vcsim.restart(seed=7)
+        past.sample(one, 10 * MINUTE)
+    before, after = past.events("round")
+    assert before["series"] == after["series"] == after["asked"] > 0
+    used = past.index().points(f"vm:{VM}@{host_of(past)}", "vm_cpu_used_cores")
+    assert set(used.values) == {0.5}
+
+
 def test_a_vm_that_is_not_this_vcenters_is_no_failure(vcsim: Vcsim, tmp_path: Path) -> None:
     one = VCenterCollector(
         clock=Clock(offset_ns=measure_offset_ns()),

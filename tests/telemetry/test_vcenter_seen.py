@@ -71,9 +71,17 @@ def test_the_run_need_not_begin_on_the_grid() -> None:
 def test_what_is_forgotten_is_not_taken_again() -> None:
     seen = Seen(20)
     seen.take(KEY, ends(1, 2, 3), [1, 1, 1])
-    seen.forget(2 * STEP)
+    seen.forget(STEP)
     assert seen.take(KEY, ends(1, 2, 3, 4), [1, 1, 1, 1]) == [3]
     assert seen.unbroken_ns(KEY, 0) == 4 * STEP
+
+
+def test_a_host_whose_clock_is_hours_ahead_makes_no_other_forget() -> None:
+    seen, ahead = Seen(20), ("vm:b", KEY[1])
+    seen.take(KEY, ends(1, 2), [1, 1])
+    seen.take(ahead, ends(541, 542), [1, 1])
+    seen.forget(360 * STEP)
+    assert seen.take(KEY, ends(1, 2, 3), [1, 1, 1]) == [2]
 
 
 def test_segments_say_how_far_it_had_come_whatever_the_host_was(tmp_path: Path) -> None:
