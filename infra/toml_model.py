@@ -63,6 +63,9 @@ def sentence(error: Mapping[str, Any], model: type[Any]) -> str:
         near = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"{location}: unknown key; {hint}known here: {', '.join(known)}"
+    if error["type"] == "string_pattern_mismatch" and error["loc"][-1] == "[key]":
+        place = location.removesuffix(".[key]")
+        return f"{place}: a name has letters, digits and inner hyphens, 63 characters at most"
     if error["type"] in {"missing", "missing_argument"}:
         return f"{location}: missing"
     said = error["msg"].removeprefix("Value error, ")

@@ -15,7 +15,7 @@ from pipeline.console import make_console
 
 if TYPE_CHECKING:
     from infra.vms.changes import Changes
-    from infra.vms.spec import VmPlan
+    from infra.vms.spec import PlanError, VmPlan
     from infra.vsphere.session import VCenter
 
 plan_argument = click.argument("plan", type=click.Path(dir_okay=False))
@@ -55,6 +55,9 @@ def plan_command(plan: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 def _look(plan: str, overrides: tuple[str, ...]) -> tuple[Changes | None, list[str]]:
     """What would change, and all problems: those of the file, and those of the vCenter."""
+    from dataclasses import replace
+
+    from infra.vms.cloudinit import plan_notes
     from infra.vms.diff import plan_changes
     from infra.vms.spec import PlanError, read_plan
 
@@ -66,6 +69,7 @@ def _look(plan: str, overrides: tuple[str, ...]) -> tuple[Changes | None, list[s
         read, problems = error.rest, error.problems
     with _opened(read) as vcenter:
         changes = plan_changes(vcenter, read)
+    changes = replace(changes, notes=(*changes.notes, *plan_notes(read)))
     return changes, list(dict.fromkeys([*problems, *changes.problems]))
 
 
@@ -166,7 +170,7 @@ def destroy_command(plan: str, overrides: tuple[str, ...], yes: bool, as_json: b
     try:
         read = read_plan(plan, overrides)
     except PlanError as error:  # what a plan made can be removed whatever it has become
-        if error.rest is None or error.rest.vcenter is None:
+        if error.rest is None or error.rest.vcenter is None or _tells_whose(error, overrides):
             raise
         read = error.rest
     with _opened(read) as vcenter:
@@ -183,6 +187,12 @@ def destroy_command(plan: str, overrides: tuple[str, ...], yes: bool, as_json: b
         show_destroyed(make_console(), destroyed)
     if destroyed.failed:
         sys.exit(FAILED)
+
+
+def _tells_whose(error: PlanError, overrides: tuple[str, ...]) -> bool:
+    """Whether what is wrong may be what says which plan's VMs, and on which vCenter."""
+    telling = ("--set", "name", "vcenter", *(text.partition("=")[0] for text in overrides))
+    return any(problem.startswith(telling) for problem in error.problems)
 
 
 def _ask_first(yes: bool, as_json: bool) -> None:

@@ -55,11 +55,12 @@ def check(  # noqa: PLR0917 - click passes them by name
 
     The vCenter is the plan's; without PLAN, the one that the options name. --set is for either.
 
-    Exit codes: 0 nothing found, 1 something found, 2 wrong usage. The rules are in docs/vms.md.
+    Exit codes: 0 nothing to mend (notes alone count as that), 1 warnings or errors, 2 wrong usage
+    or no vCenter. The rules are in docs/vms.md.
     """
     from infra.vms.check import check as look
     from infra.vms.rules import RULE_NAMES
-    from infra.vsphere.session import VCenter
+    from infra.vsphere.session import VCenter, VCenterError
 
     if list_rules:
         _list_rules(as_json)
@@ -68,12 +69,18 @@ def check(  # noqa: PLR0917 - click passes them by name
         raise ValueError(f"--ignore {unknown[0]}: no such rule; they are {', '.join(RULE_NAMES)}")
     if plan is None and not vms:
         raise click.UsageError("Name a PLAN, or a VM with --vm. Try `stagescope infra check -h`.")
+    named = sorted(name for name, value in {**given, "recipe": recipe}.items() if value is not None)
+    if plan is not None and named:
+        option = f"--{named[0].replace('_', '-')}"
+        raise ValueError(
+            f"{option}: with PLAN the vCenter is the plan's; --set changes a key of it"
+        )
     wanted = _read(plan, overrides) if plan is not None else None
     settings = wanted.settings if wanted is not None else vcenter_settings(recipe, overrides, given)
     try:
         with VCenter(settings) as vcenter:
             found = look(vcenter, wanted, vms)
-    except LookupError as error:
+    except (LookupError, VCenterError) as error:
         raise ValueError(str(error)) from error
     found = [one for one in found if one.rule not in ignore]
     if as_json:
@@ -82,7 +89,7 @@ def check(  # noqa: PLR0917 - click passes them by name
         from pipeline.show_vms_more import show_findings
 
         show_findings(make_console(), found)
-    if found:
+    if any(one.severity != "note" for one in found):
         sys.exit(FAILED)
 
 
@@ -121,9 +128,12 @@ def cloud_init(plan: str, out: Path | None, overrides: tuple[str, ...], as_json:
 
     Without --out the texts are printed; --json has the guestinfo.* entries of extraConfig as well.
     """
-    from infra.vms.cloudinit import cloud_inits
+    from infra.vms.cloudinit import cloud_inits, plan_notes
 
-    made = cloud_inits(_read(plan, overrides))
+    read = _read(plan, overrides)
+    made = cloud_inits(read)
+    for note in plan_notes(read):
+        click.echo(f"note: {note}", err=True)
     if out is not None:
         for one in made:
             folder = out / one.vm

@@ -1,8 +1,8 @@
 """Make a vCenter as a plan says: what is missing is made, what differs is changed, no more.
 
 Every step starts from what the server has, not from what an earlier run may have done: an apply
-that was killed is finished by the next one. A VM gets its marks in the same task that makes it, so
-there is no moment in which it is nobody's.
+that was killed is finished by the next one. A VM gets its marks in the task that makes it, or a
+note that stands for them where it is deployed, so there is no moment in which it is nobody's.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from pyVmomi import vim
 
 from infra.vms.changes import Change, Changes, VmChanges, config_spec
+from infra.vms.deploy import deploy, order
 from infra.vms.diff import plan_changes
 from infra.vms.estate import MIB_PER_GIB, Ref
+from infra.vms.owned import is_unfinished
 from infra.vms.spec import MARK_INSTANCE, MARK_PLAN, MARK_VM, PlanError, VmPlan
 from infra.vms.tasks import Hook, Job, Progress, Tasks, nothing
 
@@ -88,11 +90,16 @@ class _Run:
         changes = self._look()
         touched = [one.vm.ref for one in changes.vms if one.vm is not None]
         touched += [one.place.template.ref for one in changes.vms if one.place.template is not None]
-        if self.tasks.settle(touched):
+        if self.tasks.settle([*touched, *_under_way(changes)]):
             changes = self._look()
         if any(one.vm is None for one in changes.vms):
             self._create(changes)
+            lost = self._deploy(changes)
+            if lost:
+                self.tasks.settle(_under_way(changes))
             changes = self._look()
+            there = {one.machine.name for one in changes.vms if one.vm is not None}
+            self.failed.update({name: said for name, said in lost.items() if name not in there})
         self._change(changes)
         if self.done:
             self._left(self._look())
@@ -111,9 +118,25 @@ class _Run:
         return changes
 
     def _create(self, changes: Changes) -> None:
-        missing = [one for one in changes.vms if one.vm is None]
+        missing = [one for one in changes.vms if one.vm is None and one.place.item is None]
         jobs = [_creation(self.plan.name, one) for one in missing]
         self._do([(job, one.changes[:1]) for job, one in zip(jobs, missing, strict=True)])
+
+    def _deploy(self, changes: Changes) -> dict[str, str]:
+        """Deploy VMs from the items of libraries; return those of which no answer came."""
+        missing = [one for one in changes.vms if one.vm is None and one.place.item is not None]
+        if not missing:
+            return {}
+        with self.vcenter.rest() as rest:
+            orders = [order(self.plan.name, one) for one in missing]
+            ended = deploy(rest, self.tasks, orders)
+        self.failed.update(ended.failed)
+        for one in missing:
+            name = one.machine.name
+            said = ended.failed.get(name) or ended.lost.get(name)
+            self.say(f"{name}: {said or 'deploy: done'}")
+            self.done += one.changes[:1] if said is None else ()
+        return dict(ended.lost)
 
     def _change(self, changes: Changes) -> None:
         """All steps after creation; a VM that fails one is left where it is."""
@@ -129,8 +152,28 @@ class _Run:
         allowed = [(one, self._allowed(one)) for one in there]
         self._step(allowed, "move", _move)
         self._step(allowed, "relocate", _relocate)
+        moved = {"move", "relocate"} & {one.step for _, kept in allowed for one in kept}
+        if off or moved:
+            allowed = self._again(allowed)
         self._step(allowed, "reconfigure", _reconfigure)
         self._power(there, off)
+
+    def _again(
+        self, allowed: Sequence[tuple[VmChanges, list[Change]]]
+    ) -> list[tuple[VmChanges, list[Change]]]:
+        """What is left to reconfigure after earlier steps, on the VMs as these left them."""
+        looked = plan_changes(self.vcenter, self.plan)
+        if looked.problems:  # no reason to leave a VM powered off
+            return list(allowed)
+        now = {one.machine.name: one for one in looked.vms if one.vm is not None}
+        left = []
+        for one, changes in allowed:
+            fresh = now.get(one.machine.name)
+            wanted = {(change.attribute, change.wanted) for change in changes}
+            if fresh is not None:
+                kept = [one for one in fresh.changes if (one.attribute, one.wanted) in wanted]
+                left.append((fresh, kept))
+        return left
 
     def _allowed(self, one: VmChanges) -> list[Change]:
         """What may be done; the rest is said and left."""
@@ -227,6 +270,17 @@ class _Run:
                 )
 
 
+def _under_way(changes: Changes) -> list[Ref]:
+    """What the tasks of a deployment are tasks of, where one may still go on."""
+    return [
+        ref
+        for one in changes.vms
+        if (one.vm is None and one.place.item is not None)
+        or (one.vm is not None and is_unfinished(one.vm))
+        for ref in (one.place.pool, one.place.folder)
+    ]
+
+
 def _to_be_off(one: VmChanges) -> bool:
     return one.vm is not None and any(change.power_off for change in one.changes)
 
@@ -249,7 +303,10 @@ def _power_on(one: VmChanges) -> Callable[[], Ref]:
 
 def _reconfigure(one: VmChanges, changes: list[Change]) -> Ref:
     assert one.vm is not None
-    return one.vm.ref.ReconfigVM_Task(config_spec(changes))
+    spec = config_spec(changes)
+    # Refused if somebody has changed the VM since it was looked at: devices would come twice.
+    spec.changeVersion = one.vm.get("changeVersion")
+    return one.vm.ref.ReconfigVM_Task(spec)
 
 
 def _relocate(one: VmChanges, _: list[Change]) -> Ref:

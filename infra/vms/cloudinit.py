@@ -22,6 +22,11 @@ from infra.vms.spec import Guest, Machine, VmPlan
 
 BASE_PACKAGES = ("git", "make", "python3", "python3-venv", "open-vm-tools")
 """What docs/install.md asks for, and the tools that tell vCenter the guest's address."""
+APT_INSTALL = (
+    *("env", "DEBIAN_FRONTEND=noninteractive"),
+    *("apt-get", "-o", "DPkg::Lock::Timeout=600", "install", "--yes", "--"),
+)
+"""Waits for what else installs at the first boot."""
 CHECKOUT = "stagescope"
 """Folder of the checkout in the user's home."""
 DMI_UUID = "/sys/class/dmi/id/product_uuid"
@@ -75,6 +80,26 @@ def cloud_inits(plan: VmPlan) -> list[CloudInit]:
     if problems:
         raise ValueError("\n".join(problems))
     return [cloud_init(plan.name, one) for one in machines]
+
+
+def plan_notes(plan: VmPlan) -> list[str]:
+    """What a guest that the plan speaks of will lack, one sentence for each table of VMs."""
+    notes = []
+    for machine in plan.machines():
+        guest = machine.spec.guest
+        if machine.index or guest == Guest():
+            continue
+        if not guest.source:
+            notes.append(
+                f"{machine.key}: guest.source is not set, so StageScope is not on the VM: `make "
+                "run` needs a checkout put there by hand"
+            )
+        if not guest.ssh_keys:
+            notes.append(
+                f"{machine.key}: guest.ssh_keys is not set and there is no password: nobody can "
+                f"log in as {guest.user}"
+            )
+    return notes
 
 
 def cloud_init(plan: str, machine: Machine) -> CloudInit:
@@ -161,7 +186,7 @@ def _user_data(machine: Machine) -> dict[str, Any]:
         "disable_root": True,
         "users": [{key: value for key, value in user.items() if value != []}],
         "package_update": True,
-        "packages": list(dict.fromkeys((*BASE_PACKAGES, *guest.packages))),
+        "packages": list(BASE_PACKAGES),
     }
     if guest.ntp:
         data["ntp"] = {"enabled": True, "servers": list(guest.ntp)}
@@ -174,6 +199,8 @@ def _user_data(machine: Machine) -> dict[str, Any]:
 def _commands(machine: Machine) -> list[list[str]]:
     guest = machine.spec.guest
     commands = [["systemd-tmpfiles", "--create", TMPFILES]]
+    # One by one and apart from what is needed: apt installs nothing where one name is unknown.
+    commands += [[*APT_INSTALL, one] for one in guest.packages if one not in BASE_PACKAGES]
     if guest.source:
         commands.append(_as(guest.user, _get(guest)))
     if guest.source and guest.role in WORKER_ROLES and not _WHEEL.search(guest.source):

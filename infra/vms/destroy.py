@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pyVmomi import vim
 
 from infra.vms.estate import VmState
-from infra.vms.owned import Owned, read_owned
+from infra.vms.owned import Owned, is_unfinished, read_owned
 from infra.vms.resources import read_estate
 from infra.vms.spec import MARK_VM, VmPlan
 from infra.vms.tasks import Hook, Job, Progress, Tasks, nothing
@@ -52,9 +52,9 @@ class Destroyed:
 def find_doomed(vcenter: VCenter, plan: VmPlan) -> Doomed:
     """Look what the plan made; VMs that it no longer has are among it."""
     estate = read_estate(vcenter)
-    owned = read_owned(vcenter, estate, plan.name)
-    own = {vm.moid for vm in (*owned.vms, *owned.copies)}
     names = {machine.name for machine in plan.machines()}
+    owned = read_owned(vcenter, estate, plan.name, names=names)
+    own = {vm.moid for vm in (*owned.vms, *owned.copies)}
     left = [
         f"{vm.name} ({vm.moid}): not made by this plan, only named like one of its VMs; left alone"
         for vm in estate.vms
@@ -115,7 +115,8 @@ def destroy(
 ) -> Destroyed:
     """Power off and delete these VMs with their disks. One that was killed is repeated."""
     tasks = Tasks(vcenter=vcenter, progress=progress, hook=hook)
-    tasks.settle([vm.ref for vm in doomed.vms])
+    pools = [vm.pool for vm in doomed.vms if is_unfinished(vm)]  # may still be deployed
+    tasks.settle([vm.ref for vm in doomed.vms] + pools)
     running = [vm for vm in doomed.vms if vm.power != "off"]
     failed = tasks.run(
         [Job(vm=vm.name, what="power off", start=vm.ref.PowerOffVM_Task) for vm in running]

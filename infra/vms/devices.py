@@ -51,14 +51,19 @@ class DeviceEdit:
     make: MakeSpecs = field(repr=False, compare=False)
 
 
+def disks_of(vm: VmState) -> list[Any]:
+    """A VM's disks in the order in which a plan counts them."""
+    return sorted(
+        (one for one in vm.devices if isinstance(one, vim.vm.device.VirtualDisk)),
+        key=lambda disk: (disk.controllerKey or 0, disk.unitNumber or 0),
+    )
+
+
 def disk_edits(
     spec: VmSpec, vm: VmState, place: Place, problems: list[str]
 ) -> Iterator[DeviceEdit]:
     """New and grown disks; a smaller one is a problem, further ones of the VM are left alone."""
-    there = sorted(
-        (one for one in vm.devices if isinstance(one, vim.vm.device.VirtualDisk)),
-        key=lambda disk: (disk.controllerKey or 0, disk.unitNumber or 0),
-    )
+    there = disks_of(vm)
     for index, wanted in enumerate(spec.disks):
         name = f"disk {index + 1}"
         if index >= len(there):

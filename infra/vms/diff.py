@@ -24,12 +24,16 @@ from infra.vms.devices import (
     network_edits,
 )
 from infra.vms.estate import Estate, Ref, VmState
-from infra.vms.owned import Owned, read_owned
+from infra.vms.library import read_items
+from infra.vms.owned import Owned, is_unfinished, read_owned
 from infra.vms.place import Place, find_place
 from infra.vms.resources import read_estate, with_memory
 from infra.vms.room import Placed, find_room, mmio_gib, too_much
 from infra.vms.settings import SETTINGS, Setting, Target, put_extra
+from infra.vms.sources import read_templates, source_notes, source_problems
 from infra.vms.spec import (
+    MARK_INSTANCE,
+    MARK_PLAN,
     MARK_VM,
     MMIO_SIZE_GIB,
     USE_64BIT_MMIO,
@@ -55,14 +59,17 @@ def plan_changes(vcenter: VCenter, plan: VmPlan) -> Changes:
     named = {name for one in machines for name in (one.spec.cluster, one.spec.host) if name}
     estate = read_estate(vcenter, clusters=named)
     near, rest = _crowd(estate, named, machines)
-    owned = read_owned(vcenter, estate, plan.name, near)
+    owned = read_owned(vcenter, estate, plan.name, near, {one.name for one in machines})
+    missing = [one for one in machines if not owned.named(one.name)]
+    items = read_items(vcenter, (one.spec.content_library for one in missing))
     own = {vm.moid for vm in owned.vms}
     others = [*owned.others, *with_memory(vcenter, [vm for vm in rest if vm.moid not in own])]
     problems = plan_problems(plan)
     placed: list[Placed] = []
     for machine in machines:
         vm, said = _there(machine, estate, owned)
-        found = find_place(estate, machine)
+        item = items.get(machine.spec.content_library) if vm is None else None
+        found = find_place(estate, machine, item)
         place, big = found.place, [*_too_old(machine, estate), *too_much(machine, found)]
         if place is not None and not place.hosts:
             said.append(_no_host(place))
@@ -70,6 +77,8 @@ def plan_changes(vcenter: VCenter, plan: VmPlan) -> Changes:
         problems += [f"{machine.name}: {one}" for one in (*said, *found.problems, *big)]
         if place is not None and not said and not big:
             placed.append((machine, place, vm))
+    templates = read_templates(vcenter, placed)
+    problems += source_problems(placed, templates)
     crowded, chosen = find_room(placed, others)
     problems += crowded
     around = _Around(
@@ -83,7 +92,7 @@ def plan_changes(vcenter: VCenter, plan: VmPlan) -> Changes:
         plan=plan.name,
         vms=tuple(vms),
         problems=tuple(dict.fromkeys(problems)),
-        notes=tuple(_notes(machines, owned)),
+        notes=(*_notes(machines, owned), *source_notes(placed, templates)),
     )
 
 
@@ -130,7 +139,8 @@ def _too_old(machine: Machine, estate: Estate) -> Iterator[str]:
 
 def _has_guest(machine: Machine) -> bool:
     """cloud-init comes with a template; what the plan says of the guest is then written for it."""
-    return bool(machine.spec.template) and machine.spec.guest != Guest()
+    spec = machine.spec
+    return bool(spec.template or spec.content_library) and spec.guest != Guest()
 
 
 def _guest_problems(machine: Machine) -> list[str]:
@@ -254,6 +264,7 @@ def _compare(one: Placed, around: _Around, problems: list[str]) -> VmChanges:
         changes = list(_creation(target, place, around, said))
     else:
         changes = [
+            *_marks(machine, vm),
             *_placement(machine, place, vm),
             *_settings(target, vm, around),
             *_devices(machine, vm, place, around, said),
@@ -271,6 +282,8 @@ def _creation(
     """All that the plan says of a VM that is not there; of the template it has what is left."""
     machine, spec = target.machine, target.machine.spec
     what = f"clone of {spec.template}" if spec.template else "new, empty"
+    if spec.content_library:
+        what = f"from {spec.content_library} of the content libraries"
     where = place.pinned.name if place.pinned else place.cluster.name
     nothing = VmState(
         name=machine.name,
@@ -310,6 +323,21 @@ def _creation(
             wanted=change.wanted,
             step="create",
         )
+
+
+def _marks(machine: Machine, vm: VmState) -> Iterator[Change]:
+    """The marks of a VM that was deployed, in the place of the note that it had until now."""
+    if not is_unfinished(vm):
+        return
+    marks = {key: vm.extra[key] for key in (MARK_PLAN, MARK_VM)}
+    marks[MARK_INSTANCE] = vm.instance_uuid
+
+    def write(spec: Any) -> None:
+        spec.annotation = f"from {machine.spec.content_library}, by StageScope"
+        for key, value in marks.items():
+            put_extra(spec, key, value)
+
+    yield Change(vm=machine.name, attribute="mark", now=None, wanted=marks[MARK_PLAN], write=write)
 
 
 def _placement(machine: Machine, place: Place, vm: VmState) -> Iterator[Change]:
@@ -354,7 +382,7 @@ def _settings(target: Target, vm: VmState, around: _Around) -> Iterator[Change]:
                 attribute=setting.name,
                 now=setting.says(now),
                 wanted=setting.says(wanted),
-                power_off=setting.power_off and vm.power == "on",
+                power_off=setting.needs_off(target, vm),
                 write=_writes(setting, wanted, vm),
             )
     yield from _extra_config(target, vm, around)

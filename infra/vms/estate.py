@@ -175,6 +175,17 @@ NUMA_KEY = "numa.vcpu.maxPerVirtualNode"
 
 
 @dataclass(frozen=True, kw_only=True)
+class LibraryItem:
+    """An item of a content library that a VM can be made of."""
+
+    name: str
+    """library/item."""
+    id: str
+    template: str = ""
+    """Managed object id of the VM template that it is; empty: it is an OVF."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Store:
     """A datastore."""
 

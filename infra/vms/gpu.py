@@ -11,7 +11,9 @@ from pydantic import Field
 from infra.toml_model import Count, Section
 
 GPU_MEMORY_GIB: Mapping[str, int] = {
+    "10de:1db1": 16,  # V100 SXM2 16 GB
     "10de:1db4": 16,  # V100 PCIe 16 GB
+    "10de:1db5": 32,  # V100 SXM2 32 GB
     "10de:1db6": 32,  # V100 PCIe 32 GB
     "10de:1eb8": 16,  # T4
     "10de:20b0": 40,  # A100 SXM4 40 GB
@@ -21,8 +23,11 @@ GPU_MEMORY_GIB: Mapping[str, int] = {
     "10de:20f1": 40,  # A100 PCIe 40 GB
     "10de:2235": 48,  # A40
     "10de:2236": 24,  # A10
+    "10de:2321": 94,  # H100 NVL
     "10de:2330": 80,  # H100 SXM5 80 GB
     "10de:2331": 80,  # H100 PCIe 80 GB
+    "10de:2335": 141,  # H200 SXM
+    "10de:233b": 141,  # H200 NVL
     "10de:26b5": 48,  # L40
     "10de:26b9": 48,  # L40S
     "10de:27b8": 24,  # L4

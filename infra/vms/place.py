@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from infra.vms.estate import Cluster, Estate, EsxiHost, Net, Ref, Store, VmState
+from infra.vms.estate import Cluster, Estate, EsxiHost, LibraryItem, Net, Ref, Store, VmState
 from infra.vms.spec import Machine
 
 Named = TypeVar("Named", Cluster, Store, Net, VmState)
@@ -30,6 +30,8 @@ class Place:
     template: VmState | None
     networks: tuple[Net, ...]
     disk_stores: tuple[Store, ...]
+    item: LibraryItem | None = None
+    """OVF that it is deployed from; one that is a VM template is ``template``."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -52,9 +54,9 @@ class Found:
     """What people call these."""
 
 
-def find_place(estate: Estate, machine: Machine) -> Found:
-    """Look up all names that the plan has for a VM."""
-    search = _Search(estate, machine)
+def find_place(estate: Estate, machine: Machine, item: LibraryItem | str | None = None) -> Found:
+    """Look up all names that the plan has for a VM; ``item``: what its library has, or lacks."""
+    search = _Search(estate, machine, item)
     place = search.run()
     return Found(
         place=None if search.problems else place,
@@ -65,9 +67,10 @@ def find_place(estate: Estate, machine: Machine) -> Found:
 
 
 class _Search:
-    def __init__(self, estate: Estate, machine: Machine) -> None:
+    def __init__(self, estate: Estate, machine: Machine, item: LibraryItem | str | None) -> None:
         self.estate, self.spec = estate, machine.spec
-        self.problems: list[str] = []
+        self.item = None if isinstance(item, str) else item
+        self.problems = [item] if isinstance(item, str) else list[str]()
         self.hosts: list[EsxiHost] = []
 
     def run(self) -> Place | None:
@@ -95,6 +98,7 @@ class _Search:
             template=template,
             networks=tuple(net for net in nets if net is not None),
             disk_stores=tuple(store for store in stores[1:] if store is not None),
+            item=self.item if self.item is not None and not self.item.template else None,
         )
 
     def _say(self, sentence: str) -> None:
@@ -131,6 +135,8 @@ class _Search:
 
     def _template(self, datacenter: str) -> VmState | None:
         name = self.spec.template
+        if self.item is not None and self.item.template:
+            return self._shelved(self.item)
         if not name:
             return None
         here = [vm for vm in self.estate.vms if not datacenter or vm.datacenter == datacenter]
@@ -139,6 +145,16 @@ class _Search:
             self._say(f"template {name!r}: this is a VM, not a template; convert it to one")
             return None
         return self._one("template", name, templates, lambda vm: vm.name)
+
+    def _shelved(self, item: LibraryItem) -> VmState | None:
+        """The VM template that a library item is; the plan's datacenter need not be its own."""
+        found = next((vm for vm in self.estate.vms if vm.moid == item.template), None)
+        if found is None:
+            self._say(
+                f"content_library {item.name!r}: its VM template {item.template} is not to be "
+                "seen; grant the account Read-only on it"
+            )
+        return found
 
     def _pinned(self, cluster: Cluster) -> EsxiHost | None:
         name = self.spec.host

@@ -66,6 +66,8 @@ _PORTGROUP = ("name", "parent", "key", "config.distributedVirtualSwitch", "tag")
 _VM = ("name", "parent", "runtime.host", "runtime.powerState", "resourcePool", "config.template")
 _VM_HARDWARE = (
     "config.instanceUuid",
+    "config.changeVersion",
+    "config.annotation",
     "config.firmware",
     "config.hardware.numCPU",
     "config.hardware.numCoresPerSocket",

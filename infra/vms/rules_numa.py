@@ -71,6 +71,8 @@ def numa_gpu(vm: VmFacts, host: HostFacts) -> Iterator[Said]:
     near = _gpu_nodes(vm, host)
     if not near or len(host.nodes) < 2 or _parts(vm, host.nodes) != 1:
         return
+    if vm.cores_per_numa_node is not None and vm.cores_per_numa_node < vm.cpus:
+        return  # meant to lie on several nodes: none of them is the one to be on
     pinned = vm.extra_config.get(NODE_AFFINITY, "")
     allowed = {int(one) for one in pinned.split(",") if one.strip().isdigit()}
     if len(near) > 1:

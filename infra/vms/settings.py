@@ -64,6 +64,12 @@ class Setting:
     write: Callable[[Any, Any, VmState], None]
     says: Callable[[Any], str] = str
     power_off: bool = True
+    follows: Callable[[Target, VmState], bool] = lambda _to, _vm: False
+    """Whether it waits for another attribute that needs the VM powered off."""
+
+    def needs_off(self, to: Target, vm: VmState) -> bool:
+        """Whether a running VM takes it only when it is powered off."""
+        return vm.power == "on" and (self.power_off or self.follows(to, vm))
 
 
 def _put(name: str) -> Callable[[Any, Any, VmState], None]:
@@ -136,6 +142,7 @@ SETTINGS = (
         write=_put_memory,
         says=_says_reserved,
         power_off=False,
+        follows=lambda to, vm: to.machine.spec.memory_gib * MIB_PER_GIB != vm.memory_mib,
     ),
     Setting(
         name="cpu_reservation_mhz",
@@ -143,6 +150,9 @@ SETTINGS = (
         wanted=lambda to: to.cpu_reserved,
         write=_put_cpu,
         power_off=False,
+        follows=lambda to, vm: (
+            to.machine.spec.cpu_reserved_in_full and to.machine.spec.cpus != vm.cpus
+        ),
     ),
     Setting(
         name="latency_sensitivity",

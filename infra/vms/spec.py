@@ -48,6 +48,7 @@ __all__ = [
     "profile_is_mig",
     "profile_memory_gib",
     "read_plan",
+    "split_item",
 ]
 
 MARK_PLAN = "stagescope.plan"
@@ -129,7 +130,9 @@ class VmSpec(Section):
     folder: str = Field("", description="VM folder, a/b; empty: the datacenter's own")
     datastore: str = Field("", description="datastore of the VM and its disks")
     template: str = Field("", description="template to clone; empty: an empty VM is made")
-    content_library: str = Field("", description="library/item to deploy instead (not possible)")
+    content_library: str = Field(
+        "", description="library/item to deploy in its place: an OVF or a VM template"
+    )
     guest_id: str = Field("otherLinux64Guest", description="guest of a VM made without template")
     cpus: Count = Field(4, description="vCPUs")
     cores_per_socket: Count | None = Field(None, description="cores of a virtual socket")
@@ -311,12 +314,16 @@ def _placement_problems(spec: VmSpec) -> Iterator[str]:
         yield "where is it to run? set cluster (or host), in its table or in [defaults]"
     if not spec.datastore:
         yield "where is it to be stored? set datastore, in its table or in [defaults]"
-    if spec.content_library:
-        yield (
-            f"content_library {spec.content_library!r}: vCenter gives library items by REST only, "
-            "which StageScope does not speak; deploy the item once, mark it as a template and "
-            "name that in template"
-        )
+    if spec.content_library and spec.template:
+        yield "template and content_library: a VM is made of one of the two; take the other out"
+    if spec.content_library and split_item(spec.content_library) is None:
+        yield f"content_library {spec.content_library!r}: give it as library/item"
+
+
+def split_item(name: str) -> tuple[str, str] | None:
+    """Library and item of ``library/item``; None where it is not of that form."""
+    library, _, item = name.partition("/")
+    return (library, item) if library.strip() and item.strip() else None
 
 
 def _gpu_problems(spec: VmSpec) -> Iterator[str]:

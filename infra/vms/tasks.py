@@ -128,25 +128,38 @@ class Tasks:
 
         The tasks of an apply that was killed go on at the vCenter.
         """
-        manager = self.vcenter.content.taskManager
-        rows = self.vcenter.read([manager], ("recentTask",))
-        recent = [task for _, row in rows for task in row.get("recentTask", ())]
-        wanted = {ref._GetMoId() for ref in entities}
-        infos = self._infos(dict(enumerate(recent)))
-        running = [
-            recent[at]
-            for at, row in infos.items()
-            if str(row.get("info.state")) in _RUNNING
-            and row.get("info.entity") is not None
-            and row["info.entity"]._GetMoId() in wanted
-        ]
+        running = [task for task, _ in self._running(entities)]
         if running:
             self.progress("waiting for tasks that still run", None)
             self.wait(running)
         return bool(running)
 
+    def percent(self, entities: Iterable[Ref]) -> int | None:
+        """How far the one task is that runs on these objects; None: not told, or several run."""
+        told = [row.get("info.progress") for _, row in self._running(entities)]
+        return told[0] if len(told) == 1 else None
+
+    def _running(self, entities: Iterable[Ref]) -> list[tuple[Ref, dict[str, Any]]]:
+        manager = self.vcenter.content.taskManager
+        rows = self.vcenter.read([manager], ("recentTask",))
+        recent = [task for _, row in rows for task in row.get("recentTask", ())]
+        wanted = {ref._GetMoId() for ref in entities}
+        infos = self._infos(dict(enumerate(recent)))
+        return [
+            (recent[at], row)
+            for at, row in infos.items()
+            if str(row.get("info.state")) in _RUNNING
+            and row.get("info.entity") is not None
+            and row["info.entity"]._GetMoId() in wanted
+        ]
+
 
 def _said(job: Job, fault: Any) -> str:
     if isinstance(fault, vim.fault.DuplicateName):
         return f"{job.what}: a VM of this name is there already (made meanwhile?); apply again"
+    if isinstance(fault, vim.fault.InvalidPowerState):
+        state = str(fault.existingState or "").removeprefix("powered").lower() or "in another state"
+        return f"{job.what}: the VM is {state} (changed meanwhile?); apply again"
+    if isinstance(fault, vim.fault.ConcurrentAccess):
+        return f"{job.what}: somebody else changed the VM meanwhile; apply again"
     return f"{job.what}: {sentence(fault)}"

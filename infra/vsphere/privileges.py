@@ -3,7 +3,8 @@
 One table, for the probe and for the documentation. Reading needs the three privileges of vCenter's
 own role Read-only and no other; making VMs needs those of the second table beside it.
 Source: vSphere Web Services API reference, "Required Privileges" of each method named here, and of
-ReconfigVM_Task for what each change to a VM needs.
+ReconfigVM_Task for what each change to a VM needs; for OVFs of content libraries vSphere Automation
+API reference, "Vcenter Ovf LibraryItem deploy", and ImportVApp.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ APPLY = (
            "Virtual machine, Provisioning, Deploy template", "template", "clone from a template"),
     _apply("VirtualMachine.Provisioning.Clone", "Virtual machine, Provisioning, Clone virtual "
            "machine", "template", "clone from a VM that is no template"),
+    _apply("VApp.Import", "vApp, Import", "pool", "deploy an OVF of a content library"),
+    _apply("VApp.Import", "vApp, Import", "folder", "deploy an OVF of a content library"),
     _apply("VirtualMachine.Config.AddNewDisk", f"{_CHANGE}Add new disk", "folder", "add a disk"),
     _apply("VirtualMachine.Config.DiskExtend", f"{_CHANGE}Extend virtual disk", "folder",
            "grow a disk"),
@@ -115,6 +118,8 @@ APPLY = (
            "set the firmware and other basic settings"),
     _apply("VirtualMachine.Config.AdvancedConfig", f"{_CHANGE}Advanced configuration", "folder",
            "write extraConfig: the plan's mark, pciPassthru settings, cloud-init"),
+    _apply("VirtualMachine.Config.Annotation", f"{_CHANGE}Set annotation", "folder",
+           "write the note of a VM from a content library"),
     _apply("VirtualMachine.Interact.PowerOn", "Virtual machine, Interaction, Power on", "folder",
            "power a VM on"),
     _apply("VirtualMachine.Interact.PowerOff", "Virtual machine, Interaction, Power off", "folder",

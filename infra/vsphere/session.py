@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from typing import IO, Any, TypeVar
-from xml.parsers.expat import ExpatError
 
 from pyVmomi import SoapStubAdapter, vim, vmodl
 from pyVmomi.VmomiSupport import GetServiceVersions, versionIdMap
@@ -31,8 +30,10 @@ from infra.vsphere.errors import (
     sentence,
 )
 from infra.vsphere.properties import collect, everything_in, only
+from infra.vsphere.rest import RestSession
 from infra.vsphere.secrets import Credentials, read_credentials
 from infra.vsphere.settings import VCenterSettings
+from infra.vsphere.transport import TRANSPORT, unreachable
 
 __all__ = [
     "MissingSecret",
@@ -45,7 +46,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-TRANSPORT = (OSError, HTTPException, ExpatError)
 DROPPED = (ConnectionError, ssl.SSLEOFError)
 """What a kept connection gives that the server closed meanwhile (RemoteDisconnected is one)."""
 POOL_IDLE_S = 15
@@ -91,6 +91,11 @@ class VCenter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def logins(self) -> int:
+        """How often it has logged in: with each the server may be another, as after a restart."""
+        return self._logins
 
     @property
     def version(self) -> str:
@@ -156,6 +161,10 @@ class VCenter:
             raise VCenterRefused(
                 f"vCenter {self.settings.address} took the login and ended the session at once"
             ) from None
+
+    def rest(self) -> RestSession:
+        """A REST session with the same server, trust and credentials; not opened yet."""
+        return RestSession(self.settings, environ=self._environ)
 
     def post(self, envelope: bytes) -> IO[bytes]:
         """Post a raw SOAP envelope to /sdk; return the body of the answer as it comes. Close it.
@@ -237,10 +246,10 @@ class VCenter:
         if isinstance(credentials, MissingSecret):
             return credentials
         digest = hash((credentials.user, credentials.password))
-        if digest == self._refused_hash and (wait_s := self._backoff.left_s()):
+        if digest == self._refused_hash and self._backoff.left_s():
             return VCenterRefused(
                 f"vCenter {self.settings.address} has refused these credentials; not tried again "
-                f"for {wait_s:.0f} s, so that the account is not locked"
+                f"within {REFUSED_S[1] / 60:.0f} minutes, so that the account is not locked"
             )
         failure = self._ask_login(credentials)
         if isinstance(failure, VCenterRefused):
@@ -282,10 +291,10 @@ class VCenter:
             if self._logins != logins:
                 return
             stub = self._opened()
-            if self._refused_hash is None and (wait_s := self._backoff.left_s()):
+            if self._refused_hash is None and self._backoff.left_s():
                 raise VCenterUnreachable(
                     f"the session with vCenter {self.settings.address} is gone and could not be "
-                    f"renewed; next attempt in {wait_s:.0f} s"
+                    f"renewed; it is tried again within {UNREACHABLE_S[1]:.0f} s"
                 )
             with suppress(vmodl.MethodFault, *TRANSPORT):
                 self.content.sessionManager.Logout()  # leaves none behind if it was not quite gone
@@ -315,22 +324,7 @@ class VCenter:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> VCenterError:
-        settings = self.settings
-        if isinstance(error, tls.WrongThumbprint | ssl.SSLCertVerificationError):
-            return tls.untrusted(settings, error)
-        where = f"vCenter {settings.address}"
-        if isinstance(error, TimeoutError):
-            return VCenterUnreachable(
-                f"{where} does not answer within {settings.timeout_s:g} s (vcenter.timeout_s)"
-            )
-        if isinstance(error, ExpatError):
-            return VCenterUnreachable(
-                f"{where} answers with something that is not SOAP; is it a vCenter?"
-            )
-        said = sentence(error)
-        if isinstance(error, OSError):
-            return VCenterUnreachable(f"{where} cannot be reached: {error.strerror or said}")
-        return VCenterUnreachable(f"{where} answers: {said}")
+        return unreachable(self.settings, error)
 
     def _sweep(
         self, kind: type, properties: Sequence[str], container: Any

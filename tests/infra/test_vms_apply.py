@@ -124,6 +124,46 @@ def test_power_off_edits_need_consent_and_the_rest_is_done(own_vcsim, tmp_path):
         assert the_vm(vcenter, "trainer").power == "off"
 
 
+def test_a_reservation_waits_for_the_memory_that_it_is_of(own_vcsim, tmp_path):
+    text = '[vms.trainer]\nmemory_reservation_gib = "full"\n'
+    with logged_in(own_vcsim) as vcenter:
+        make_template(vcenter)
+        apply(vcenter, plan_of(tmp_path, text))
+        plan = plan_of(tmp_path, text, "vms.trainer.memory_gib=2")
+        applied = apply(vcenter, plan)
+        assert [said.split(" needs")[0] for said in applied.refused] == [
+            "trainer: memory_gib 1 → 2",
+            "trainer: memory_reservation_gib 1 (full, locked) → 2 (full, locked)",
+        ]
+        assert applied.done == ()
+        assert apply(vcenter, plan, consent_power_off=True).complete
+        assert plan_changes(vcenter, plan).empty
+
+
+def test_two_at_once_do_not_give_a_vm_its_devices_twice(own_vcsim, tmp_path):
+    text = """
+        [vms.trainer]
+        disks = [{ gib = 1 }, { gib = 1 }]
+        networks = ["VM Network", "DC0_DVPG0"]
+    """
+    with logged_in(own_vcsim) as vcenter, logged_in(own_vcsim) as other:
+        make_template(vcenter)
+        plan = plan_of(tmp_path, text)
+        first = list[Applied]()
+
+        def overtake(step: str) -> None:
+            if step == "reconfigure trainer" and not first:
+                first.append(apply(other, plan))
+
+        late = apply(vcenter, plan, hook=overtake)
+        assert first[0].complete
+        assert late.failed == (
+            "trainer: reconfigure: somebody else changed the VM meanwhile; apply again",
+        )
+        assert plan_changes(vcenter, plan).empty
+        assert apply(vcenter, plan).complete
+
+
 def test_a_vm_is_moved_and_renamed_back(own_vcsim, tmp_path):
     with logged_in(own_vcsim) as vcenter:
         make_template(vcenter)

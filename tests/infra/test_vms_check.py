@@ -242,12 +242,13 @@ def test_a_vm_belongs_on_the_node_of_its_gpu(affinity: str, severity: str | None
 def test_gpus_of_two_nodes_are_far_from_a_vm_within_one() -> None:
     devices = (a100(0, passthrough=True), a100(1, passthrough=True))
     gpus = tuple(VmGpu(kind="passthrough", address=one.address) for one in devices)
-    found = host_findings(
-        vm(gpus=gpus, extra_config={USE_64BIT_MMIO: "TRUE", MMIO_SIZE_GIB: "256"}),
-        host(gpus=devices),
-    )
+    config = {USE_64BIT_MMIO: "TRUE", MMIO_SIZE_GIB: "256"}
+    found = host_findings(vm(gpus=gpus, extra_config=config), host(gpus=devices))
     assert said(found) == [("numa-gpu", "note")]
     assert "nodes 0, 1" in found[0].value
+    advised = vm(gpus=gpus, extra_config=config, cores_per_numa_node=4)
+    assert advised.cpus > 4
+    assert host_findings(advised, host(gpus=devices)) == []
 
 
 def test_vgpus_need_shared_direct() -> None:

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.vms.cloudinit import DMI_UUID, cloud_init, cloud_inits, guestinfo, yaml_text
+from infra.vms.cloudinit import (
+    DMI_UUID,
+    cloud_init,
+    cloud_inits,
+    guestinfo,
+    plan_notes,
+    yaml_text,
+)
 from infra.vms.spec import VmPlan
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHk7 somebody@example"
@@ -37,7 +44,7 @@ def texts(wanted: VmPlan) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
 
 def test_the_guest_is_ready_for_make_run() -> None:
     user, meta, network = texts(plan({"packages": ["nvidia-driver"], "ntp": ["ntp.example"]}))
-    assert {"git", "make", "python3-venv", "nvidia-driver"} <= set(user["packages"])
+    assert {"git", "make", "python3-venv"} <= set(user["packages"])
     (login,) = user["users"]
     assert login["name"] == "ml"
     assert login["ssh_authorized_keys"] == [KEY]
@@ -53,6 +60,25 @@ def test_the_guest_is_ready_for_make_run() -> None:
     clone = user["runcmd"][-1]
     assert clone[:3] == ["su", "-", "ml"]
     assert "git clone https://git.example/stagescope.git stagescope" in clone[-1]
+
+
+def test_a_package_that_there_is_not_keeps_no_other_one_away() -> None:
+    user, _, _ = texts(plan({"packages": ["nvidia-driver", "nfs-common", "git"]}))
+    assert "nvidia-driver" not in user["packages"]
+    installed = [one[-1] for one in user["runcmd"] if "apt-get" in one]
+    assert installed == ["nvidia-driver", "nfs-common"]
+    assert "git clone" in user["runcmd"][-1][-1]  # after them
+
+
+def test_what_a_guest_will_lack_is_said() -> None:
+    assert plan_notes(plan()) == []
+    notes = plan_notes(plan({"source": "", "ssh_keys": []}, count=2))
+    assert [note.split(" is not")[0] for note in notes] == [
+        "trainer: guest.source",
+        "trainer: guest.ssh_keys",
+    ]
+    silent = {"name": "lab", "vms": {"a": {"cluster": "C0", "datastore": "ds1"}}}
+    assert plan_notes(VmPlan.model_validate(silent)) == []
 
 
 def test_the_vm_may_read_the_uuid_by_which_it_finds_itself() -> None:

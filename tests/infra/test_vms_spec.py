@@ -103,7 +103,7 @@ adresses = []
         ("vms.trainer.disks.0.gb: unknown key", "did you mean 'gib'?"),
         ("vms.trainer.gpus.0.cnt: unknown key", "did you mean 'count'?"),
         ("vms.trainer.guest.adresses: unknown key", "did you mean 'addresses'?"),
-        ("vms.not a name", "pattern"),
+        ("vms.not a name", "letters, digits"),
     ):
         assert any(one.startswith(start) and hint in one for one in said), (start, said)
     assert len(said) == 10
@@ -115,7 +115,9 @@ adresses = []
         ("", "no VM is planned"),
         ('[vms.a]\ncluster = ""', "where is it to run?"),
         ('[vms.a]\ndatastore = ""', "where is it to be stored?"),
-        ('[vms.a]\ncontent_library = "lib/item"', "REST only"),
+        ('[vms.a]\ncontent_library = "item"', "give it as library/item"),
+        ('[vms.a]\ncontent_library = "lib/ "', "give it as library/item"),
+        ('[vms.a]\ncontent_library = "a/b"\ntemplate = "c"', "made of one of the two"),
         ("[vms.a]\ncpus = 6\ncores_per_socket = 4", "6 cpus cannot be made of sockets"),
         ("[vms.a]\ncpus = 6\nnuma = { nodes = 4 }", "shared out evenly to 4 NUMA nodes"),
         ("[vms.a]\nmemory_reservation_gib = 99", "more than memory_gib 8"),
@@ -233,3 +235,13 @@ def test_mmio_holds_every_frame_buffer_twice_and_no_more_than_four_times(sizes):
 
 def test_known_gpus_are_written_as_ids():
     assert all(len(key) == 9 and key == key.lower() for key in GPU_MEMORY_GIB)
+
+
+def test_a_name_that_is_no_host_name_is_said_in_words(tmp_path):
+    path = tmp_path / "vms.toml"
+    path.write_text('name = "lab"\n[defaults]\ncluster = "C"\ndatastore = "d"\n[vms.gpu_1]\n')
+    with pytest.raises(PlanError) as caught:
+        read_plan(path)
+    assert caught.value.problems[0] == (
+        "vms.gpu_1: a name has letters, digits and inner hyphens, 63 characters at most"
+    )

@@ -31,8 +31,8 @@ networks = ["VM Network"]
 
 
 @contextmanager
-def logged_in(vcsim: Vcsim) -> Iterator[VCenter]:
-    with VCenter(vcsim.settings(), environ=vcsim.environ()) as vcenter:
+def logged_in(vcsim: Vcsim, *, reader: bool = False, **settings: Any) -> Iterator[VCenter]:
+    with VCenter(vcsim.settings(**settings), environ=vcsim.environ(reader=reader)) as vcenter:
         yield vcenter
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,34 @@ def test_a_bad_plan_says_all_of_it_the_vcenters_part_too(plan):
     applied = call("apply", plan, "--yes", *bad[2:])
     assert applied.exit_code == 2
     assert "datastore 'LocalDS_9'" in applied.output
+
+
+@pytest.mark.parametrize(
+    "slip", ["nam=other", "name", "vcenter.prot=8443", "vms.worker.cpu=1", "name="]
+)
+def test_destroy_takes_no_slip_for_the_plan(plan, slip):
+    assert call("apply", plan, "--yes").exit_code == 0
+    refused = call("destroy", plan, "--yes", "--set", slip)
+    assert refused.exit_code == 2
+    assert slip.partition("=")[0] in refused.output
+    assert "nothing to change" in call("plan", plan).stdout
+
+
+def test_destroy_removes_what_a_plan_made_that_has_gone_wrong_since(plan):
+    assert call("apply", plan, "--yes").exit_code == 0
+    plan.write_text(plan.read_text() + "cpu = 4\n")
+    assert call("destroy", plan, "--yes").exit_code == 0
+    assert "cannot be applied" in call("apply", plan, "--yes").output
+
+
+def test_a_reader_that_leaves_is_no_error(plan):
+    def gone(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    group = SentenceGroup("infra", commands={"plan": click.Command("plan", callback=gone)})
+    result = CliRunner().invoke(group, ["plan"])
+    assert result.exit_code == 1
+    assert "Broken pipe" not in result.output
 
 
 def test_wrong_usage(plan, tmp_path):

@@ -30,6 +30,7 @@ type actions struct {
 	VMs            []vmChange    `json:"vms"`
 	Stores         []storeChange `json:"datastores"`
 	Move           []move        `json:"move"`
+	Libraries      []shelf       `json:"libraries"`
 	ExpireSessions bool          `json:"expire_sessions"`
 	Drop           bool          `json:"drop_connections"`
 	ResetCounts    bool          `json:"reset_counts"`
@@ -105,6 +106,11 @@ func (f *front) act(do actions) error {
 			return err
 		}
 	}
+	for _, one := range do.Libraries {
+		if err := f.addLibrary(one); err != nil {
+			return err
+		}
+	}
 	if do.ExpireSessions {
 		f.expireSessions()
 	}
@@ -128,6 +134,7 @@ func (f *front) report() map[string]interface{} {
 		counts[name] = n
 	}
 	counts["sessions"] = int64(len(f.sessions))
+	counts["rest_sessions"] = int64(len(f.restSessions))
 	counts["views"] = 0
 	for _, s := range f.sessions {
 		counts["views"] += int64(len(s.views))

@@ -53,7 +53,14 @@ type front struct {
 	queryTimes     []float64
 	wantsInventory bool
 
-	catalogue *catalogue
+	restSessions map[string]string     // users by REST session
+	deploying    map[string]deployment // by name of the VM
+	templates    map[string]string     // VM templates by their library item; "": not told
+	transfers    map[string]transfer   // imports that still copy disks, by lease
+
+	catalogue   *catalogue
+	vapi        http.Handler
+	vapiSession string
 }
 
 // session is an open login: ours, since the simulator's own are private.
@@ -93,6 +100,12 @@ func newFront(inner http.Handler, o options) *front {
 		downSince: make(map[string]float64),
 		gpus:      make(map[string][]gpu),
 		numa:      make(map[string]numaInfo),
+
+		restSessions: make(map[string]string),
+		deploying:    make(map[string]deployment),
+		templates:    make(map[string]string),
+		transfers:    make(map[string]transfer),
+
 		catalogue: newCatalogue(o.shuffle, o.seed),
 	}
 	f.addBrowsers()
@@ -138,6 +151,10 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !f.interrupted(w, r, "") {
 			_, _ = io.WriteString(w, versionsXML(f.api))
 		}
+		return
+	}
+	if strings.HasPrefix(r.URL.Path, "/rest/") {
+		f.serveREST(w, r)
 		return
 	}
 	if !strings.HasPrefix(r.URL.Path, "/sdk") || r.Method != http.MethodPost {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -45,7 +46,8 @@ func (f *front) openLibraries() error {
 		Path:   "/sdk",
 		User:   url.UserPassword("vapi", "vapi"),
 	}, nil)
-	return nil
+	f.vapiSession, err = f.askREST(http.MethodPost, restSession, nil)
+	return err
 }
 
 // serveBackend is the simulator as the vAPI one sees it, with what that one leaves out.
@@ -61,7 +63,7 @@ func (f *front) serveBackend(w http.ResponseWriter, r *http.Request) {
 	case ok && q.method == "ImportVApp":
 		f.importVApp(w, r, q)
 	case ok && q.method == "HttpNfcLeaseComplete":
-		f.transfer(w, r, q)
+		f.completeLease(w, r, q)
 	case ok && q.method == "CloneVM_Task":
 		f.cloneTemplate(w, q)
 	default:
@@ -77,7 +79,7 @@ func (f *front) importVApp(w http.ResponseWriter, r *http.Request, q request) {
 	}
 	name := textAfter(q.body, "<configSpec><name>")
 	f.mu.Lock()
-	note := f.annotations[name]
+	asked := f.deploying[name]
 	f.mu.Unlock()
 	for _, e := range simulator.Map.All("VirtualMachine") {
 		if nameOf(e) == name { // the simulator's own refusal is without a word
@@ -86,11 +88,10 @@ func (f *front) importVApp(w http.ResponseWriter, r *http.Request, q request) {
 		}
 	}
 	q.body = bytes.Replace(q.body, []byte("<configSpec>"),
-		[]byte("<configSpec><annotation>"+escape(note)+"</annotation>"), 1)
+		[]byte("<configSpec><annotation>"+escape(asked.annotation)+"</annotation>"), 1)
 	recorded := f.record(r, q)
 	if vm, ok := byName("VirtualMachine", name).(*simulator.VirtualMachine); ok {
 		defaults := types.DefaultResourceConfigSpec()
-		vm.Config.Annotation = note
 		vm.Config.CpuAllocation, vm.Config.MemoryAllocation = &defaults.CpuAllocation, &defaults.MemoryAllocation
 	}
 	if takes := f.snapshot().TaskS; takes > 0 && recorded.Code == http.StatusOK {
@@ -102,22 +103,48 @@ func (f *front) importVApp(w http.ResponseWriter, r *http.Request, q request) {
 			close(done)
 		}()
 		f.mu.Lock()
-		f.transfers[returned(recorded.Body.Bytes())] = done
+		f.transfers[returned(recorded.Body.Bytes())] = transfer{done, asked.client, name}
 		f.mu.Unlock()
 	}
 	replay(w, recorded)
 }
 
-// transfer ends when the disks of an OVF are copied.
-func (f *front) transfer(w http.ResponseWriter, r *http.Request, q request) {
+// transfer is a copy of disks that goes on, for a client that may have left.
+type transfer struct {
+	done   chan struct{}
+	client context.Context
+	vm     string
+}
+
+// completeLease answers when the disks of an OVF are copied; where the server minds that its client
+// has left, the VM is removed and the import fails.
+func (f *front) completeLease(w http.ResponseWriter, r *http.Request, q request) {
 	f.mu.Lock()
-	done := f.transfers[q.this.value]
+	running, found := f.transfers[q.this.value]
 	delete(f.transfers, q.this.value)
 	f.mu.Unlock()
-	if done != nil {
-		<-done
+	if found {
+		left := running.client.Done()
+		if !f.snapshot().RollBack {
+			left = nil
+		}
+		select {
+		case <-running.done:
+		case <-left:
+			removeVM(running.vm)
+			writeFault(w, "The import was aborted.", "RequestCanceled", "")
+			return
+		}
 	}
 	f.inner.ServeHTTP(w, r)
+}
+
+func removeVM(name string) {
+	if vm, ok := byName("VirtualMachine", name).(*simulator.VirtualMachine); ok {
+		simulator.Map.WithLock(vm, func() {
+			vm.DestroyTask(ownContext(vm.Self), &types.Destroy_Task{This: vm.Self})
+		})
+	}
 }
 
 func (f *front) cloneTemplate(w http.ResponseWriter, q request) {
@@ -143,32 +170,27 @@ func (f *front) addLibrary(s shelf) error {
 	if store == nil {
 		return fmt.Errorf("no datastore %q", s.Datastore)
 	}
-	session, err := f.askREST("", http.MethodPost, restSession, nil)
-	if err != nil {
-		return err
-	}
-	library, err := f.askREST(session, http.MethodPost, "/rest/com/vmware/content/local-library",
+	library, err := f.askREST(http.MethodPost, "/rest/com/vmware/content/local-library",
 		fields{"create_spec": fields{"name": s.Name, "type": "LOCAL", "storage_backings": []fields{
 			{"type": "DATASTORE", "datastore_id": store.Reference().Value}}}})
 	for i := 0; err == nil && i < len(s.Items); i++ {
 		if s.Items[i].Type == "vm-template" {
-			err = f.addTemplate(session, library, store.Reference().Value, s.Items[i])
+			err = f.addTemplate(library, store.Reference().Value, s.Items[i])
 		} else {
-			err = f.addFile(session, library, s.Items[i])
+			err = f.addFile(library, s.Items[i])
 		}
 	}
-	_, _ = f.askREST(session, http.MethodDelete, restSession, nil)
 	return err
 }
 
 type fields map[string]interface{}
 
-func (f *front) addTemplate(session, library, store string, b book) error {
+func (f *front) addTemplate(library, store string, b book) error {
 	source, ok := byName("VirtualMachine", b.Source).(*simulator.VirtualMachine)
 	if !ok {
 		return fmt.Errorf("no virtual machine %q", b.Source)
 	}
-	item, err := f.askREST(session, http.MethodPost, strings.TrimSuffix(restTemplates, "/"), fields{
+	item, err := f.askREST(http.MethodPost, strings.TrimSuffix(restTemplates, "/"), fields{
 		"spec": fields{"name": b.Name, "library": library, "source_vm": source.Self.Value, "placement": fields{
 			"folder": source.Parent.Value, "host": source.Runtime.Host.Value}}})
 	if err != nil {
@@ -188,18 +210,18 @@ func (f *front) addTemplate(session, library, store string, b book) error {
 	return nil
 }
 
-func (f *front) addFile(session, library string, b book) error {
-	item, err := f.askREST(session, http.MethodPost, "/rest/com/vmware/content/library/item",
+func (f *front) addFile(library string, b book) error {
+	item, err := f.askREST(http.MethodPost, "/rest/com/vmware/content/library/item",
 		fields{"create_spec": fields{"name": b.Name, "type": b.Type, "library_id": library}})
 	if err != nil || b.Type != "ovf" {
 		return err
 	}
-	update, err := f.askREST(session, http.MethodPost, "/rest/com/vmware/content/library/item/update-session",
+	update, err := f.askREST(http.MethodPost, "/rest/com/vmware/content/library/item/update-session",
 		fields{"create_spec": fields{"library_item_id": item}})
 	if err != nil {
 		return err
 	}
-	answer, err := f.askREST(session, http.MethodPost,
+	answer, err := f.askREST(http.MethodPost,
 		"/rest/com/vmware/content/library/item/updatesession/file/id:"+update+"?~action=add",
 		fields{"file_spec": fields{"name": b.Name + ".ovf", "source_type": "PUSH"}})
 	if err != nil {
@@ -209,16 +231,16 @@ func (f *front) addFile(session, library string, b book) error {
 	if err != nil {
 		return err
 	}
-	if _, err := f.askREST(session, http.MethodPut, at.Path, descriptor(b)); err != nil {
+	if _, err := f.askREST(http.MethodPut, at.Path, descriptor(b)); err != nil {
 		return err
 	}
-	_, err = f.askREST(session, http.MethodPost,
+	_, err = f.askREST(http.MethodPost,
 		"/rest/com/vmware/content/library/item/update-session/id:"+update+"?~action=complete", nil)
 	return err
 }
 
 // askREST asks the vAPI simulator for the front itself; a value that is no string comes as JSON.
-func (f *front) askREST(session, method, path string, body interface{}) (string, error) {
+func (f *front) askREST(method, path string, body interface{}) (string, error) {
 	var content []byte
 	if text, ok := body.(string); ok {
 		content = []byte(text)
@@ -226,10 +248,9 @@ func (f *front) askREST(session, method, path string, body interface{}) (string,
 		content, _ = json.Marshal(body)
 	}
 	r := httptest.NewRequest(method, path, bytes.NewReader(content))
-	r.Header.Set(restHeader, session)
 	r.SetBasicAuth("front", "front")
 	recorded := httptest.NewRecorder()
-	f.vapi.ServeHTTP(recorded, r)
+	f.askVAPI(recorded, r)
 	if recorded.Code != http.StatusOK {
 		return "", fmt.Errorf("%s %s: %d %s", method, path, recorded.Code, recorded.Body)
 	}
@@ -271,12 +292,12 @@ func descriptor(b book) string {
 <rasd:InstanceID>5</rasd:InstanceID><rasd:ResourceSubType>VmxNet3</rasd:ResourceSubType>
 <rasd:ResourceType>10</rasd:ResourceType></Item>
 </VirtualHardwareSection></VirtualSystem></Envelope>`,
-		max(b.DiskGiB, 1), b.Name, b.Name, b.Name)
+		atLeast(1, b.DiskGiB), b.Name, b.Name, b.Name)
 }
 
-func max(a, b int) int {
-	if a > b {
-		return a
+func atLeast(a, b int) int {
+	if b > a {
+		return b
 	}
-	return b
+	return a
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log"
+	"sync/atomic"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -63,6 +64,7 @@ func createVM(req *types.CreateVM_Task) (types.AnyType, types.BaseMethodFault) {
 	if fault == nil {
 		vm := simulator.Map.Get(result.(types.ManagedObjectReference)).(*simulator.VirtualMachine)
 		tidyExtraConfig(vm)
+		changed(vm)
 	}
 	return result, fault
 }
@@ -138,13 +140,24 @@ func reconfigVM(ref types.ManagedObjectReference, spec *types.VirtualMachineConf
 			ExistingState:  vm.Runtime.PowerState,
 		}
 	}
+	if spec.ChangeVersion != "" && spec.ChangeVersion != vm.Config.ChangeVersion {
+		return &types.ConcurrentAccess{}
+	}
 	prepare(spec, vm.Config)
 	_, fault := run(vm, func(ctx *simulator.Context) soap.HasFault {
 		return vm.ReconfigVMTask(ctx, &types.ReconfigVM_Task{This: ref, Spec: *spec})
 	})
 	tidyExtraConfig(vm)
+	changed(vm)
 	return fault
 }
+
+// changed gives a VM's configuration another version, by which a client tells that it has changed.
+func changed(vm *simulator.VirtualMachine) {
+	vm.Config.ChangeVersion = fmt.Sprint(configVersions.Add(1))
+}
+
+var configVersions atomic.Int64
 
 // needsPowerOff tells which changes a running VM does not take; the simulator takes all.
 func needsPowerOff(vm *simulator.VirtualMachine, spec *types.VirtualMachineConfigSpec) bool {
@@ -191,6 +204,7 @@ func cloneVM(req *types.CloneVM_Task) (types.AnyType, types.BaseMethodFault) {
 	}
 	clone := simulator.Map.Get(result.(types.ManagedObjectReference)).(*simulator.VirtualMachine)
 	inherit(clone, pristine)
+	changed(clone)
 	place(clone, req.Spec.Location.Host)
 	if spec != nil {
 		if fault := reconfigVM(clone.Self, spec); fault != nil {

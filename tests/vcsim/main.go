@@ -97,6 +97,9 @@ func main() {
 	}
 	model := buildModel(o)
 	front := newFront(innerHandler(model), o)
+	if err := front.openLibraries(); err != nil {
+		log.Fatal(err)
+	}
 	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", o.port))
 	if err != nil {
 		log.Fatal(err)

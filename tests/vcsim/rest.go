@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 const (
@@ -42,7 +44,7 @@ func (f *front) serveREST(w http.ResponseWriter, r *http.Request) {
 		f.count("not_authenticated", 1)
 		restError(w, http.StatusUnauthorized, "unauthenticated", "This method requires authentication.")
 	case r.URL.Path == restSession && r.Method == http.MethodDelete:
-		f.restLogout(w, r, key)
+		f.restLogout(key)
 	case strings.HasPrefix(r.URL.Path, restOVF) && action == "deploy":
 		if !who.holds("VApp.Import") {
 			f.count("forbidden", 1)
@@ -53,10 +55,12 @@ func (f *front) serveREST(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(r.URL.Path, restTemplates) && r.Method == http.MethodGet:
 		f.restTemplate(w, strings.TrimPrefix(r.URL.Path, restTemplates))
 	default:
-		f.vapi.ServeHTTP(w, r)
+		f.askVAPI(w, r)
 	}
 }
 
+// restLogin opens a session of the front's own: the vAPI simulator takes any password, and answers
+// no login while it deploys.
 func (f *front) restLogin(w http.ResponseWriter, r *http.Request) {
 	name, password, _ := r.BasicAuth()
 	user, known := f.snapshot().Users[name]
@@ -65,27 +69,34 @@ func (f *front) restLogin(w http.ResponseWriter, r *http.Request) {
 		restError(w, http.StatusUnauthorized, "unauthenticated", "Authentication required.")
 		return
 	}
-	recorded := httptest.NewRecorder()
-	f.vapi.ServeHTTP(recorded, r)
-	var answer struct{ Value string }
-	if json.Unmarshal(recorded.Body.Bytes(), &answer) == nil && answer.Value != "" {
-		f.mu.Lock()
-		f.restSessions[answer.Value] = name
-		f.counts["rest_logins"]++
-		f.mu.Unlock()
-	}
-	replay(w, recorded)
+	key := uuid.New().String()
+	f.mu.Lock()
+	f.restSessions[key] = name
+	f.counts["rest_logins"]++
+	f.mu.Unlock()
+	restValue(w, key)
 }
 
-func (f *front) restLogout(w http.ResponseWriter, r *http.Request, key string) {
+func (f *front) restLogout(key string) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	delete(f.restSessions, key)
 	f.counts["rest_logouts"]++
-	f.mu.Unlock()
+}
+
+// askVAPI lets the vAPI simulator answer, in the one session that the front has with it.
+func (f *front) askVAPI(w http.ResponseWriter, r *http.Request) {
+	r.Header.Set(restHeader, f.vapiSession)
 	f.vapi.ServeHTTP(w, r)
 }
 
-// restDeploy hands a deployment on, and remembers what the vAPI simulator forgets to pass on.
+// deployment is what the vAPI simulator forgets to pass on.
+type deployment struct {
+	annotation string
+	client     context.Context // over when the client has left
+}
+
+// restDeploy hands a deployment on.
 func (f *front) restDeploy(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -104,10 +115,10 @@ func (f *front) restDeploy(w http.ResponseWriter, r *http.Request) {
 	}
 	f.count("deploys", 1)
 	f.mu.Lock()
-	f.annotations[asked.Spec.Name] = asked.Spec.Annotation
+	f.deploying[asked.Spec.Name] = deployment{asked.Spec.Annotation, r.Context()}
 	f.mu.Unlock()
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	f.vapi.ServeHTTP(w, r)
+	f.askVAPI(w, r)
 }
 
 // restTemplate tells which VM template an item holds; the vAPI simulator answers with nothing.
@@ -119,21 +130,25 @@ func (f *front) restTemplate(w http.ResponseWriter, item string) {
 		restError(w, http.StatusNotFound, "not_found", "There is no VM template in this item.")
 		return
 	}
-	value := map[string]interface{}{"guest_OS": "OTHER_LINUX_64"}
+	value := fields{"guest_OS": "OTHER_LINUX_64"}
 	if moid != "" {
 		value["vm_template"] = moid
 	}
+	restValue(w, value)
+}
+
+func restValue(w http.ResponseWriter, value interface{}) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]interface{}{"value": value})
+	_ = json.NewEncoder(w).Encode(fields{"value": value})
 }
 
 func restError(w http.ResponseWriter, status int, kind string, text string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]interface{}{
+	_ = json.NewEncoder(w).Encode(fields{
 		"type": "com.vmware.vapi.std.errors." + kind,
-		"value": map[string]interface{}{
-			"messages": []map[string]interface{}{{"id": "vcsim." + kind, "default_message": text, "args": []string{}}},
+		"value": fields{
+			"messages": []fields{{"id": "vcsim." + kind, "default_message": text, "args": []string{}}},
 		},
 	})
 }

@@ -44,6 +44,7 @@ func (f *front) expireSessions() {
 	f.mu.Lock()
 	gone := f.sessions
 	f.sessions = make(map[string]*session)
+	f.restSessions = make(map[string]string)
 	f.counts["expired"] += int64(len(gone))
 	f.mu.Unlock()
 	for key := range gone {

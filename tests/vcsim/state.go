@@ -38,7 +38,8 @@ type state struct {
 
 	TaskS     float64    `json:"task_s"` // how long each task takes
 	FailTasks []failTask `json:"fail_tasks"`
-	DelayS    float64    `json:"delay_s"` // before each answer
+	DelayS    float64    `json:"delay_s"`   // before each answer
+	RollBack  bool       `json:"roll_back"` // a deployment whose client leaves is undone
 }
 
 type user struct {
