@@ -51,6 +51,12 @@ REASONS = {
     ),
     pynvml.NVML_ERROR_RESET_REQUIRED: "the GPU needs a reset before it answers again",
     pynvml.NVML_ERROR_GPU_NOT_FOUND: "the GPU is no longer there",
+    pynvml.NVML_ERROR_IN_USE: (
+        "another program holds what this reads (DCGM, Nsight or another profiler: stop it, or "
+        "pause its profiling)"
+    ),
+    pynvml.NVML_ERROR_NO_DATA: "the driver has no data for it",
+    pynvml.NVML_ERROR_TIMEOUT: "the driver did not answer in time",
     pynvml.NVML_ERROR_UNKNOWN: "the driver failed without saying why (NVML unknown error)",
 }
 LOST = frozenset(
@@ -109,6 +115,10 @@ class Gpu:
     mig_enabled: bool = False
     mig_index: int | None = None
     """Index of the MIG instance on its GPU; None for a whole GPU."""
+    card: Any = field(default=None, repr=False, compare=False)
+    """The handle of the whole GPU on which a MIG instance lies."""
+    gpu_instance: int | None = None
+    """NVML's id of the GPU instance in which a MIG instance lies; None where it is not told."""
     reason: str | None = None
     """Why this GPU answers nothing at all (it was lost before it was listed)."""
 
@@ -127,7 +137,7 @@ def start() -> Absent | None:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return _absent(error.value)
+        return absent(error.value)
     return None
 
 
@@ -188,7 +198,18 @@ def _mig_instances(gpu: Gpu) -> list[Gpu]:
             continue  # An empty slot: they are numbered up to the most that a GPU can have.
         uuid = _text(pynvml.nvmlDeviceGetUUID, handle)
         name = _text(pynvml.nvmlDeviceGetName, handle)
-        instances.append(replace(gpu, uuid=uuid, name=name, handle=handle, mig_index=mig_index))
+        gpu_instance = _ask(pynvml.nvmlDeviceGetGpuInstanceId, handle)
+        instances.append(
+            replace(
+                gpu,
+                uuid=uuid,
+                name=name,
+                handle=handle,
+                mig_index=mig_index,
+                card=gpu.handle,
+                gpu_instance=None if isinstance(gpu_instance, Absent) else gpu_instance,
+            )
+        )
     return instances
 
 
@@ -200,7 +221,7 @@ def _reader(call: Callable[[Gpu], Values]) -> Reader:
         try:
             return call(gpu)
         except pynvml.NVMLError as error:
-            return _absent(error.value, gpu)
+            return absent(error.value, gpu)
 
     return read
 
@@ -344,7 +365,7 @@ def _fields(gpu: Gpu, *ids: int) -> Values:
     return tuple(
         float(getattr(value.value, FIELD_VALUE_MEMBER[value.valueType]))
         if value.nvmlReturn == pynvml.NVML_SUCCESS
-        else _absent(value.nvmlReturn, gpu)
+        else absent(value.nvmlReturn, gpu)
         for value in pynvml.nvmlDeviceGetFieldValues(gpu.handle, ids)
     )
 
@@ -358,7 +379,7 @@ def _ask(question: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return question(*arguments)
     except pynvml.NVMLError as error:
-        return _absent(error.value)
+        return absent(error.value)
 
 
 def _text(question: Callable[..., str], handle: Any) -> str:
@@ -366,7 +387,8 @@ def _text(question: Callable[..., str], handle: Any) -> str:
     return "" if isinstance(answer, Absent) else answer
 
 
-def _absent(code: int, gpu: Gpu | None = None) -> Absent:
+def absent(code: int, gpu: Gpu | None = None) -> Absent:
+    """The reason behind an NVML return code, with what the GPU is part of where that matters."""
     reason = REASONS.get(code) or f"NVML error {code} ({pynvml.NVMLError(code)})"
     if gpu is not None and code == pynvml.NVML_ERROR_NOT_SUPPORTED:
         reason += _circumstance(gpu)

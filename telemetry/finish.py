@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from telemetry.attribution import correlate
 from telemetry.contention import Thresholds, flags
+from telemetry.energy import energy_rows
 from telemetry.hypervisor import joined
 from telemetry.ledger import close_ledger
 from telemetry.profile import Profile, data_rows
@@ -43,7 +44,11 @@ def finish(folder: RunFolder) -> Profile:
     samples, hypervisor = joined(folder, run)
     spans = folder.spans()
     profile = Profile(
-        rows=(*correlate(samples, spans).rows, *data_rows(run)),
+        rows=(
+            *correlate(samples, spans).rows,
+            *energy_rows(samples, spans),
+            *data_rows(run),
+        ),
         ledger=tuple(close_ledger(samples, spans, run)),
         hypervisor=hypervisor,
     )

@@ -120,15 +120,20 @@ class Worker:
                 break  # nothing to sample here: the reasons are the data
         self._running = False
 
-    def _once(self) -> bool:
-        """Take one sample, having opened the collector; whatever goes wrong becomes data."""
+    def _once(self, *, last: bool = False) -> bool:
+        """Take one sample, having opened the collector; whatever goes wrong becomes data.
+
+        ``last``: no other comes; a collector that keeps something back has a ``last_sample``.
+        """
         if not self.opened and not self.open():
             return False
         if self._idle:
             return True
         begin = self._began_s = time.monotonic()
         try:
-            self.put(self.collector.sample())
+            usual = self.collector.sample
+            sample = getattr(self.collector, "last_sample", usual) if last else usual
+            self.put(sample())
             self.up = True
         except Exception as error:  # noqa: BLE001 - the one boundary of all collectors
             self.failures += 1
@@ -202,7 +207,7 @@ class Worker:
         if self._running and not self.remote:
             self.lose(f"{self.collector.name}: hangs, and was left behind")
         elif self.opened and not self.remote:
-            self._once()
+            self._once(last=True)
         self._told_at_s = float("-inf")
         self.flush()
         with self._writing:

@@ -122,6 +122,9 @@ TRACKED = (
     Tracked(entity="gpu:(.+)", metric="(gpu_(?:mem_)?util_percent)", name="gpu/{}_{}"),
     Tracked(entity="gpu:(.+)", metric=r"(gpu_mem_used_bytes|power_\w+_w)", name="gpu/{}_{}"),
     Tracked(entity="gpu:(.+)", metric=r"(gpu_temperature_c|gpu_clock_\w+)", name="gpu/{}_{}"),
+    Tracked(
+        entity="gpu:(.+)", metric=r"(gpm_\w+|power_buffer_w|gpu_run_sm_percent)", name="gpu/{}_{}"
+    ),
     Tracked(entity=r"vm:.+@[^@/]+", metric=_SEEN, name="vcenter/{}"),
     Tracked(entity=r"vm:.+@[^@/]+/([^@]+)", metric=_SEEN, name="vcenter/{}_{}"),
     Tracked(entity=r"esxi:[^/]+", metric=_SEEN, name="vcenter/{}"),

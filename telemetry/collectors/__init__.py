@@ -38,12 +38,14 @@ COLLECTORS: dict[str, Callable[[Clock, TelemetrySettings, Path | None], Collecto
 
 def metric_tables() -> dict[str, tuple[Metric, ...]]:
     """What each collector can deliver, for the reference page."""
+    from telemetry import energy
     from telemetry.collectors import gpu, guest_metrics, vcenter_metrics
     from telemetry.health import HEALTH
 
     return {
         "Guest": guest_metrics.METRICS,
         "GPU (NVML)": tuple(gpu.METRICS),
+        "Energy of a stage, derived": energy.METRICS,
         "vCenter": vcenter_metrics.METRICS,
         "The recorder itself": HEALTH,
     }

@@ -1,185 +1,48 @@
-"""What each GPU of this run does, by NVML: one table of questions, each decided on opening.
+"""What each GPU of this run does, by NVML: tables of questions, each decided on opening.
 
 Entities are ``gpu:<index>`` in NVML's order (PCI bus), and ``gpu:<index>/mig:<slot>`` for a MIG
-instance, which has its own memory and processes; power, clocks and energy exist for the whole
-card alone. A GPU that is lost stops its series, keeps ``gpu_up`` at 0 and leaves its reason in
-``losses``; a counter that goes backwards is passed on as it is.
+instance, which has its own memory, processes and GPM counters; power, clocks and energy exist for
+the whole card alone. A GPU that is lost stops its series, keeps ``gpu_up`` at 0 and leaves its
+reason in ``losses``; a counter that goes backwards is passed on as it is.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
 from infra import nvml
 from infra.gpus import choose, why_none
 from telemetry.clock import Clock
-from telemetry.samples import Kind, Metric, Sample, Samples, Series
+from telemetry.collectors.gpu_buffers import PROCESS_S, LevelSource, ProcessSource
+from telemetry.collectors.gpu_gpm import PERIOD_S as GPM_PERIOD_S
+from telemetry.collectors.gpu_gpm import GpmSource
+from telemetry.collectors.gpu_metrics import (
+    GPM_METRICS,
+    LEVELS,
+    METRICS,
+    POWER_BUFFER,
+    PROCESS_USES,
+    QUESTIONS,
+    UP,
+    Question,
+)
+from telemetry.samples import Metric, Sample, Samples, Series
+
+__all__ = ["METRICS", "NO_GPU", "QUESTIONS", "UP", "GpuCollector"]
 
 NO_GPU = "gpu"
 """Entity of the absent series where there is no GPU at all."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """One NVML call and the metrics that it answers, in the order of its values.
+class Source(Protocol):
+    """What has samples at times of its own; asked at every tick, and once more as the ``last``."""
 
-    ``readers`` are ways to ask the same thing: the first that answers on opening is kept.
-    ``window_ns``: the call blocks and counts for this long, so a sample asks one such question.
-    """
-
-    readers: tuple[nvml.Reader, ...]
-    metrics: tuple[Metric, ...]
-    window_ns: int | None = None
-    of_instances: bool = False
-    """Whether a MIG instance has an answer of its own."""
-
-
-def _metric(
-    name: str,
-    unit: str,
-    meaning: str,
-    source: str,
-    *,
-    kind: Kind = "gauge",
-    integral: str | None = None,
-) -> Metric:
-    return Metric(
-        name=name, unit=unit, kind=kind, meaning=meaning, source=source, integral_unit=integral
-    )
-
-
-UTILIZATION = "nvmlDeviceGetUtilizationRates (the driver's own window of 1/6 to 1 s)"
-MEMORY = "nvmlDeviceGetMemoryInfo_v2"
-CLOCK = "nvmlDeviceGetClockInfo"
-PROCESSES = "nvmlDeviceGetComputeRunningProcesses_v3"
-PCIE = "nvmlDeviceGetPcieThroughput (counts for 20 ms; one question per sample, in turn)"
-
-UP = _metric(
-    "gpu_up",
-    "share",
-    "1 while the GPU answers, 0 when it is lost",
-    "return codes of all NVML calls",
-)
-GPU_UTIL = _metric(
-    "gpu_util_percent",
-    "%",
-    "time in which any kernel was resident; does not say how full the GPU was",
-    UTILIZATION,
-)
-MEM_UTIL = _metric(
-    "gpu_mem_util_percent", "%", "time in which GPU memory was read or written", UTILIZATION
-)
-MEM_USED = _metric("gpu_mem_used_bytes", "B", "memory in use by all processes together", MEMORY)
-MEM_FREE = _metric("gpu_mem_free_bytes", "B", "memory that can still be allocated", MEMORY)
-MEM_RESERVED = _metric("gpu_mem_reserved_bytes", "B", "memory that the driver keeps", MEMORY)
-MEM_TOTAL = _metric("gpu_mem_total_bytes", "B", "memory of the GPU", MEMORY)
-POWER_INSTANT = _metric(
-    "power_instant_w",
-    "W",
-    "power of the whole card at the instant",
-    "NVML_FI_DEV_POWER_INSTANT, else nvmlDeviceGetPowerUsage (before Ampere, and GA100)",
-    integral="J",
-)
-POWER_AVERAGE = _metric(
-    "power_average_w",
-    "W",
-    "mean power of the whole card over the last second",
-    "NVML_FI_DEV_POWER_AVERAGE, else nvmlDeviceGetPowerUsage (from Ampere on, not GA100)",
-    integral="J",
-)
-ENERGY = _metric(
-    "energy_j",
-    "J",
-    "energy of the whole card; the counter moves about every 100 ms",
-    "nvmlDeviceGetTotalEnergyConsumption",
-    kind="counter",
-)
-CLOCK_SM = _metric("gpu_clock_sm_mhz", "MHz", "clock of the multiprocessors", CLOCK)
-CLOCK_MEM = _metric("gpu_clock_mem_mhz", "MHz", "clock of the memory", CLOCK)
-CLOCK_GRAPHICS = _metric("gpu_clock_graphics_mhz", "MHz", "clock of the graphics engine", CLOCK)
-TEMPERATURE = _metric(
-    "gpu_temperature_c", "°C", "temperature of the GPU core", "nvmlDeviceGetTemperature"
-)
-THROTTLE_MEANINGS = {
-    "power_cap": "the power limit holds the clocks down",
-    "thermal": "heat holds the clocks down",
-    "hw_slowdown": "the card slows itself down (heat, power brake, supply)",
-    "sync_boost": "a sync boost group holds the clocks down",
-    "application_clocks": "clocks set by hand hold the clocks down",
-    "idle": "the clocks are low because nothing runs",
-}
-THROTTLE = tuple(
-    _metric(
-        f"gpu_throttle_{name}",
-        "share",
-        f"1 while {THROTTLE_MEANINGS[name]}; its mean is the share of the samples",
-        "nvmlDeviceGetCurrentClocksEventReasons",
-        integral="s",
-    )
-    for name in nvml.THROTTLE_BITS
-)
-THROTTLED_POWER = _metric(
-    "gpu_throttled_power_seconds",
-    "s",
-    "time in which the power limit held the clocks down, as the driver counts it",
-    "NVML_FI_DEV_PERF_POLICY_POWER",
-    kind="counter",
-)
-THROTTLED_THERMAL = _metric(
-    "gpu_throttled_thermal_seconds",
-    "s",
-    "time in which heat held the clocks down, as the driver counts it",
-    "NVML_FI_DEV_PERF_POLICY_THERMAL",
-    kind="counter",
-)
-PROCESS_COUNT = _metric(
-    "gpu_processes", "processes", "processes that compute on the GPU", PROCESSES
-)
-PROCESS_MEM = _metric(
-    "gpu_process_mem_bytes", "B", "memory that these processes hold together", PROCESSES
-)
-PCIE_RX = _metric(
-    "pcie_rx_bytes_per_s", "B/s", "PCIe traffic from the host to the GPU", PCIE, kind="window"
-)
-PCIE_TX = _metric(
-    "pcie_tx_bytes_per_s", "B/s", "PCIe traffic from the GPU to the host", PCIE, kind="window"
-)
-
-QUESTIONS = (
-    Question(readers=(nvml.utilization_percent,), metrics=(GPU_UTIL, MEM_UTIL)),
-    Question(
-        readers=(nvml.memory_bytes,),
-        metrics=(MEM_USED, MEM_FREE, MEM_RESERVED, MEM_TOTAL),
-        of_instances=True,
-    ),
-    Question(
-        readers=(nvml.power_instant_field_w, nvml.power_usage_instant_w), metrics=(POWER_INSTANT,)
-    ),
-    Question(
-        readers=(nvml.power_average_field_w, nvml.power_usage_average_w), metrics=(POWER_AVERAGE,)
-    ),
-    Question(readers=(nvml.energy_j,), metrics=(ENERGY,)),
-    Question(readers=(nvml.clock_sm_mhz,), metrics=(CLOCK_SM,)),
-    Question(readers=(nvml.clock_mem_mhz,), metrics=(CLOCK_MEM,)),
-    Question(readers=(nvml.clock_graphics_mhz,), metrics=(CLOCK_GRAPHICS,)),
-    Question(readers=(nvml.temperature_c,), metrics=(TEMPERATURE,)),
-    Question(readers=(nvml.throttle_reasons,), metrics=THROTTLE),
-    Question(readers=(nvml.throttled_seconds,), metrics=(THROTTLED_POWER, THROTTLED_THERMAL)),
-    Question(
-        readers=(nvml.compute_processes,), metrics=(PROCESS_COUNT, PROCESS_MEM), of_instances=True
-    ),
-    Question(
-        readers=(nvml.pcie_rx_bytes_per_s,), metrics=(PCIE_RX,), window_ns=nvml.PCIE_WINDOW_NS
-    ),
-    Question(
-        readers=(nvml.pcie_tx_bytes_per_s,), metrics=(PCIE_TX,), window_ns=nvml.PCIE_WINDOW_NS
-    ),
-)
-
-METRICS = (UP, *(metric for question in QUESTIONS for metric in question.metrics))
+    def sample(self, last: bool = False) -> Sequence[Sample]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,10 +62,16 @@ class GpuCollector:
     clock: Clock
     period_s: float = 0.1
     name: str = "gpu"
+    root: int = field(default_factory=os.getppid)
+    """The process whose descendants are this run: whoever started the recorder."""
     losses: list[str] = field(default_factory=list)
     _plans: dict[str, list[_Plan]] = field(default_factory=dict, repr=False)
     _up: dict[str, Series] = field(default_factory=dict, repr=False)
     _blocking: deque[_Plan] = field(default_factory=deque, repr=False)
+    _sources: dict[str, list[Source]] = field(default_factory=dict, repr=False)
+    _gpm: list[GpmSource] = field(default_factory=list, repr=False)
+    slow_periods: dict[str, float] = field(default_factory=dict)
+    """Periods (s) of what has another pace than the collector, by metric or by series."""
     _told: set[str] = field(default_factory=set, repr=False)
     _started: bool = field(default=False, repr=False)
 
@@ -218,25 +87,74 @@ class GpuCollector:
         selection = choose(listed)
         if not selection.gpus:
             return _all_absent(NO_GPU, why_none(listed, selection))
-        return [series for gpu in selection.gpus for series in self._open_gpu(gpu)]
+        self.slow_periods |= dict.fromkeys((m.name for m in GPM_METRICS), GPM_PERIOD_S)
+        self.slow_periods |= dict.fromkeys((m.name for m in PROCESS_USES), PROCESS_S)
+        for gpu in selection.gpus:  # First of all: the other questions fill the time of a pair.
+            if gpu.reason is None:
+                self._gpm.append(self._begin_gpm(gpu))
+        found = [series for gpu in selection.gpus for series in self._open_gpu(gpu)]
+        return [*found, *(series for source in self._gpm for series in self._decide_gpm(source))]
+
+    def _begin_gpm(self, gpu: nvml.Gpu) -> GpmSource:
+        source = GpmSource(gpu=gpu, clock=self.clock, tick_s=self.period_s, lose=self._lose)
+        source.begin()
+        return source
+
+    def _decide_gpm(self, source: GpmSource) -> list[Series]:
+        found = source.decide()
+        if any(series.reason is None for series in found):
+            self._sources[source.gpu.entity].append(source)
+        return found
 
     def _open_gpu(self, gpu: nvml.Gpu) -> list[Series]:
         up = Series(entity=gpu.entity, metric=UP)
         self._up[gpu.entity] = up
         self._plans[gpu.entity] = []
         if gpu.reason is not None:
+            self._sources[gpu.entity] = []
             return [up, *_all_absent(gpu.entity, gpu.reason)[1:]]
         found = [up]
+        sources = self._sources[gpu.entity] = []
+        buffered = [] if gpu.mig_index is not None else self._open_buffers(gpu, sources)
+        found += buffered
+        told = {series.metric for series in buffered}
         for question in QUESTIONS:
-            if gpu.mig_index is None or question.of_instances:
+            if not told.issuperset(question.metrics) and _is_asked(gpu, question):
                 plan = _decide(gpu, question)
                 found += plan.series
                 if any(series.reason is None for series in plan.series):
                     (self._blocking if plan.window_ns else self._plans[gpu.entity]).append(plan)
         return found
 
+    def _open_buffers(self, gpu: nvml.Gpu, sources: list[Source]) -> list[Series]:
+        """The series that the driver's buffers give, in place of questions or beside them."""
+        levels = {
+            metric: LevelSource(
+                gpu=gpu, metric=metric, buffer=buffer, clock=self.clock, lose=self._lose
+            )
+            for metric, buffer in LEVELS.items()
+        }
+        fit = {metric for metric, one in levels.items() if one.open(self.period_s).reason is None}
+        wanted = {metric for metric in fit if metric is POWER_BUFFER or _spares(metric, fit)}
+        for metric in wanted:
+            sources.append(levels[metric])
+            self.slow_periods[f"{gpu.entity} {metric.name}"] = levels[metric].period_s
+        processes = ProcessSource(gpu=gpu, clock=self.clock, lose=self._lose, root=self.root)
+        uses = processes.open()
+        if any(series.reason is None for series in uses):
+            sources.append(processes)
+        return [*(levels[metric].series for metric in LEVELS if metric in wanted | {POWER_BUFFER}),
+                *uses]  # fmt: skip
+
     def sample(self) -> Samples:
         """Return what every GPU answers now; never raises for a GPU that is lost."""
+        return self._sample(last=False)
+
+    def last_sample(self) -> Samples:
+        """The same, with all that the slower sources have until now: nothing comes after it."""
+        return self._sample(last=True)
+
+    def _sample(self, last: bool) -> list[Sample]:
         samples: list[Sample] = []
         lost = {entity for entity in self._plans if not self._sample_gpu(entity, samples)}
         for entity, series in self._up.items():
@@ -245,6 +163,10 @@ class GpuCollector:
             plan = self._blocking[0]
             self._blocking.rotate(-1)
             self._ask(plan, samples)
+        for entity, sources in self._sources.items():
+            if entity not in lost:
+                for source in sources:
+                    samples += source.sample(last)
         return samples
 
     def _sample_gpu(self, entity: str, samples: list[Sample]) -> bool:
@@ -278,11 +200,28 @@ class GpuCollector:
 
     def close(self) -> None:
         """Give NVML back. The same collector can be opened again."""
-        for kept in (self._plans, self._up, self._blocking, self._told):
+        for source in self._gpm:
+            source.close()
+        for kept in (
+            self._plans, self._up, self._blocking, self._told,
+            self._sources, self._gpm, self.slow_periods,
+        ):  # fmt: skip
             kept.clear()
         if self._started:
             nvml.stop()
         self._started = False
+
+
+def _is_asked(gpu: nvml.Gpu, question: Question) -> bool:
+    return gpu.mig_index is None or question.of_instances
+
+
+def _spares(metric: Metric, fit: Collection[Metric]) -> bool:
+    """Whether the question that also answers ``metric`` has all its answers in buffers."""
+    return all(
+        metric not in question.metrics or set(question.metrics) <= set(fit)
+        for question in QUESTIONS
+    )
 
 
 def _decide(gpu: nvml.Gpu, question: Question) -> _Plan:

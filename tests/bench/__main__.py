@@ -10,6 +10,7 @@ BENCHES = (
     "bench_join",
     "bench_generator",
     "bench_recorder",
+    "bench_nvml",
     "bench_vcenter",
     "bench_vcenter_load",
 )

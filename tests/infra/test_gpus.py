@@ -55,6 +55,10 @@ def test_visible_devices_are_read_as_cuda_reads_them(
         ("MIG-00,MIG-01", ["gpu:0", "gpu:0/mig:0", "gpu:0/mig:1"]),
         ("0", ["gpu:0", "gpu:0/mig:0", "gpu:0/mig:1"]),
         ("1", ["gpu:1"]),
+        ("MIG-0", []),
+        ("1,MIG-00", ["gpu:1", "gpu:0", "gpu:0/mig:0"]),
+        ("MIG-01,MIG-01", ["gpu:0", "gpu:0/mig:1"]),
+        ("MIG-GPU-0abc-00/1/0", []),
     ],
 )
 def test_a_mig_instance_brings_its_gpu(setting: str | None, expected: list[str]) -> None:
@@ -115,6 +119,34 @@ def test_environment_describes_the_gpus_of_the_run(library: Path) -> None:
             "absent": {},
         }
     ]
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("1,0", ["gpu:1", "gpu:0"]),
+        ("GPU-000000a1", ["gpu:1"]),
+        ("GPU-000000a1-0000-4000-8000-000000000001", ["gpu:1"]),
+        ("GPU-000000a", []),
+        ("2", []),
+    ],
+)
+def test_environment_has_only_the_gpus_of_the_run(
+    library: Path, setting: str, expected: list[str]
+) -> None:
+    found = run_with(environment(library) | {"CUDA_VISIBLE_DEVICES": setting}, ENVIRONMENT)
+    assert [gpu["entity"] for gpu in found["gpus"]] == expected
+    assert (found["reason"] is None) == bool(expected)
+
+
+@pytest.mark.needs("gcc")
+def test_environment_names_a_mig_instance_by_its_uuid(library: Path) -> None:
+    env = environment(library, "mig=1") | {"CUDA_VISIBLE_DEVICES": "MIG-000000b1"}
+    card, instance = run_with(env, ENVIRONMENT)["gpus"]
+    assert (card["entity"], instance["entity"]) == ("gpu:0", "gpu:0/mig:1")
+    assert instance["uuid"] == "MIG-000000b1-0000-4000-8000-000000000001"
+    assert instance["memory_total_bytes"] == 40 * (1 << 30)
 
 
 @pytest.mark.needs("gcc")

@@ -20,7 +20,7 @@ SOURCE = Path(__file__).with_name("nvml.c")
 VGPU = (
     "gpus=1;virtualization=2;fail=nvmlDeviceGetTotalEnergyConsumption:3,nvmlDeviceGetPcieThroughput:3,"
     "nvmlDeviceGetTemperature:3,field185:3,field186:3,field74:3,field75:3,nvmlDeviceGetPowerUsage:3,"
-    "nvmlDeviceGetMigMode:3"
+    "nvmlDeviceGetMigMode:3,samples0:3"
 )
 """A vGPU guest: no power, energy, temperature or PCIe of the card that it shares."""
 

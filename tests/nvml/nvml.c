@@ -21,6 +21,17 @@
  *   temperature=55
  *   processes=PID:BYTES,...   compute processes of every GPU; BYTES -1: not told
  *   pcie_rx_kb=1000;pcie_tx_kb=500;pcie_ms=20    PCIe rates, and how long a question blocks
+ *   gpm=1               0: the driver says that this GPU has no GPM; it has none before Hopper, nor in
+ *                       a vGPU guest but with gpm_vgpu=1. "gpm10:3" in fail= fails one GPM metric
+ *   gpm_sm=50;gpm_swing=40
+ *                       SM activity is gpm_sm + 10 per MIG instance + gpm_swing * sin(2 pi t / power_period_s)
+ *                       percent, and a pair of samples gives its exact mean; the other percentages
+ *                       are fixed shares of it; pairs less than 100 ms apart give no number
+ *   gpm_nan=ID          this GPM metric succeeds, and is not a number
+ *   buffer_ms=20        how often the driver samples power for itself (120 are kept)
+ *   slow_buffer_ms=166  the same for utilization and clocks
+ *   buffer_base_us=0    added to the stamps of these; buffer_repeat=1: the last one seen comes again
+ *   process_util=PID:SM:MEM,...   utilization by process, every 166 ms; PID self: who loaded this
  *
  * Structs, versions and constants are those of NVML 13 (nvml.h), as the Python binding has them.
  */
@@ -31,6 +42,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define SUCCESS 0
 #define UNINITIALIZED 1
@@ -38,6 +50,7 @@
 #define NOT_SUPPORTED 3
 #define NOT_FOUND 6
 #define INSUFFICIENT_SIZE 7
+#define MEMORY 20
 #define GPU_IS_LOST 15
 #define ARGUMENT_VERSION_MISMATCH 25
 
@@ -46,6 +59,10 @@
 #define MIG_INSTANCES 2
 #define GIB 1073741824ULL
 #define SCENARIO_SIZE 4096
+#define BUFFERED 120
+#define PROCESS_STEP_US 166000ULL
+#define GPM_METRIC_MAX 477
+#define GPM_SHORTEST_S 0.1
 #define COUNTED_BEFORE_J 1e6 /* so that a counter that drops stays above 0 on a machine just started */
 
 typedef struct { int index, mig; } device_t;
@@ -64,6 +81,19 @@ typedef struct {
 typedef struct {
     char bus_id_legacy[16]; unsigned int domain, bus, device, device_id, subsystem_id; char bus_id[32];
 } pci_t;
+
+typedef struct { unsigned long long timestamp_us; value_t value; } sample_t;
+typedef struct {
+    unsigned int pid; unsigned long long timestamp_us; unsigned int sm, memory, encoder, decoder;
+} process_utilization_t;
+typedef struct { int device, mig; double t, sm_seconds; } gpm_sample_t;
+typedef struct {
+    unsigned int id, ret; double value; struct { char *short_name, *long_name, *unit; } info;
+} gpm_metric_t;
+typedef struct {
+    unsigned int version, count; gpm_sample_t *sample1, *sample2; gpm_metric_t metrics[GPM_METRIC_MAX];
+} gpm_metrics_get_t;
+typedef struct { unsigned int version, supported; } gpm_support_t;
 
 enum { DOUBLE, UINT, ULONG, ULONGLONG };
 
@@ -482,5 +512,200 @@ unsigned int nvmlDeviceGetFieldValues(const device_t *device, int count, field_v
     ENTER(device);
     for (int i = 0; i < count; i++)
         answer(device, &values[i]);
+    return SUCCESS;
+}
+
+/* ---- the driver's own buffers ---- */
+
+/* From the monotonic clock to the wall clock, in us, once: the stamp of a sample never moves. */
+static unsigned long long stamp_us(double t)
+{
+    static double offset_s;
+    struct timespec wall;
+    if (!offset_s) {
+        clock_gettime(CLOCK_REALTIME, &wall);
+        offset_s = wall.tv_sec + wall.tv_nsec / 1e9 - now_s();
+    }
+    return (unsigned long long)((t + offset_s) * 1e6 + number("buffer_base_us", 0));
+}
+
+static unsigned int buffered(const device_t *device, unsigned int type, double t)
+{
+    switch (type) {
+    case 0:
+        return (unsigned int)(power_w(device->index, t) * 1e3);
+    case 1:
+        return (unsigned int)number("util", 50);
+    case 2:
+        return (unsigned int)number("util", 50) / 2;
+    case 5:
+        return 1755;
+    default:
+        return 2619;
+    }
+}
+
+unsigned int nvmlDeviceGetSamples(const device_t *device, unsigned int type, unsigned long long last_us,
+                                  unsigned int *value_type, unsigned int *count, sample_t *samples)
+{
+    char name[24];
+    unsigned int found = 0;
+    ENTER(device);
+    snprintf(name, sizeof name, "samples%u", type);
+    if (failure(name))
+        return failure(name);
+    if (type > 6 || type == 3 || type == 4 || ((type == 1 || type == 2) && number("mig", 0)))
+        return NOT_SUPPORTED;
+    if (!samples) {
+        *count = BUFFERED;
+        return SUCCESS;
+    }
+    double step = number(type ? "slow_buffer_ms" : "buffer_ms", type ? 166 : 20) / 1e3;
+    double newest = floor(now_s() / step);
+    for (int back = BUFFERED - 1; back >= 0 && found < *count; back--) {
+        double t = (newest - back) * step;
+        unsigned long long at_us = stamp_us(t);
+        if (at_us > last_us || (number("buffer_repeat", 0) && at_us == last_us)) {
+            samples[found].timestamp_us = at_us;
+            samples[found++].value.ui = buffered(device, type, t);
+        }
+    }
+    *value_type = UINT;
+    *count = found;
+    return found ? SUCCESS : NOT_FOUND;
+}
+
+/* One sample per process, the newest: as the real driver answers most often. */
+unsigned int nvmlDeviceGetProcessUtilization(const device_t *device, process_utilization_t *out,
+                                             unsigned int *count, unsigned long long last_us)
+{
+    unsigned int found = 0, room = *count;
+    ENTER(device);
+    if (number("mig", 0))
+        return NOT_SUPPORTED;
+    unsigned long long at_us = stamp_us(now_s()) / PROCESS_STEP_US * PROCESS_STEP_US;
+    for (const char *at = text("process_util"); at && *at && *at != ';' && at_us > last_us; found++) {
+        char *end;
+        int self = !strncmp(at, "self", 4);
+        unsigned int pid = self ? (unsigned int)getpid() : (unsigned int)strtoul(at, NULL, 10);
+        unsigned int sm = (unsigned int)strtoul(strchr(at, ':') + 1, &end, 10);
+        unsigned int memory = (unsigned int)strtoul(end + 1, &end, 10);
+        if (out && found < room)
+            out[found] = (process_utilization_t){ pid, at_us, sm, memory, 0, 0 };
+        at = *end == ',' ? end + 1 : end;
+    }
+    *count = found;
+    if (!found)
+        return NOT_FOUND;
+    return out && found <= room ? SUCCESS : INSUFFICIENT_SIZE;
+}
+
+/* ---- GPM ---- */
+
+static unsigned int has_gpm(void)
+{
+    return number("gpm", 1) && number("architecture", 9) >= 9
+        && (number("virtualization", 0) != 2 || number("gpm_vgpu", 0));
+}
+
+unsigned int nvmlGpmQueryDeviceSupport(const device_t *device, gpm_support_t *support)
+{
+    ENTER(device);
+    if (support->version != 1)
+        return ARGUMENT_VERSION_MISMATCH;
+    support->supported = has_gpm();
+    return SUCCESS;
+}
+
+unsigned int nvmlDeviceGetGpuInstanceId(const device_t *device, unsigned int *id)
+{
+    ENTER(device);
+    if (device->mig < 0)
+        return NOT_SUPPORTED;
+    *id = (unsigned int)device->mig + 1;
+    return SUCCESS;
+}
+
+unsigned int nvmlGpmSampleAlloc(gpm_sample_t **sample)
+{
+    unsigned int code = initialized ? failure(__func__) : UNINITIALIZED;
+    if (code)
+        return code;
+    *sample = calloc(1, sizeof **sample);
+    return *sample ? SUCCESS : MEMORY;
+}
+
+unsigned int nvmlGpmSampleFree(gpm_sample_t *sample)
+{
+    free(sample);
+    return initialized ? SUCCESS : UNINITIALIZED;
+}
+
+static void count_gpm(const device_t *device, int mig, gpm_sample_t *sample)
+{
+    double t = now_s(), period = number("power_period_s", 4);
+    double sm = number("gpm_sm", 50) + 10 * (mig + 1);
+    double swung = number("gpm_swing", 40) * period / (2 * M_PI) * (1 - cos(2 * M_PI * t / period));
+    *sample = (gpm_sample_t){ device->index, mig, t, sm * t + swung };
+}
+
+unsigned int nvmlGpmSampleGet(const device_t *device, gpm_sample_t *sample)
+{
+    ENTER(device);
+    if (!has_gpm() || number("mig", 0))
+        return NOT_SUPPORTED;
+    count_gpm(device, -1, sample);
+    return SUCCESS;
+}
+
+unsigned int nvmlGpmMigSampleGet(const device_t *device, unsigned int instance, gpm_sample_t *sample)
+{
+    ENTER(device);
+    if (!has_gpm() || !number("mig", 0))
+        return NOT_SUPPORTED;
+    if (device->mig >= 0 || !instance || instance > MIG_INSTANCES)
+        return INVALID_ARGUMENT;
+    count_gpm(device, (int)instance - 1, sample);
+    return SUCCESS;
+}
+
+/* Percentages are shares of the SMs' activity; traffic is in MiB/s. */
+static double gpm_value(unsigned int id, double sm)
+{
+    switch (id) {
+    case 2:
+        return sm;
+    case 3: case 10:
+        return sm / 2;
+    case 20:
+        return 500;
+    case 21:
+        return 1000;
+    case 60: case 61:
+        return 2000;
+    default:
+        return sm / 4;
+    }
+}
+
+unsigned int nvmlGpmMetricsGet(gpm_metrics_get_t *get)
+{
+    unsigned int code = initialized ? failure(__func__) : UNINITIALIZED;
+    char name[24];
+    if (code)
+        return code;
+    if (get->version != 1)
+        return ARGUMENT_VERSION_MISMATCH;
+    const gpm_sample_t *one = get->sample1, *two = get->sample2;
+    if (!one || !two || one->device != two->device || one->mig != two->mig || get->count > GPM_METRIC_MAX)
+        return INVALID_ARGUMENT;
+    double apart = two->t - one->t;
+    for (unsigned int i = 0; i < get->count; i++) {
+        gpm_metric_t *metric = &get->metrics[i];
+        snprintf(name, sizeof name, "gpm%u", metric->id);
+        metric->ret = failure(name);
+        metric->value = apart < GPM_SHORTEST_S || number("gpm_nan", 0) == metric->id
+            ? NAN : gpm_value(metric->id, (two->sm_seconds - one->sm_seconds) / apart);
+    }
     return SUCCESS;
 }

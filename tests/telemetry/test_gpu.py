@@ -13,20 +13,25 @@ from typing import Any
 
 import pytest
 
+from infra.nvml_buffers import Kept, Used
 from telemetry.clock import Clock
-from telemetry.collectors.gpu import METRICS, QUESTIONS, UP, GpuCollector
+from telemetry.collectors.gpu import METRICS, UP, GpuCollector
+from telemetry.collectors.gpu_buffers import descends, means, namespace_why, placed
+from telemetry.collectors.gpu_metrics import GPM_METRICS, OF_INSTANCES, PROCESS_USES
 from tests.nvml.build import VGPU, build, environment, run_with
 
-OF_INSTANCES = {m.name for q in QUESTIONS if q.of_instances for m in q.metrics} | {UP.name}
+INSTANCE = {metric.name for metric in OF_INSTANCES} | {UP.name}
+GPM = {metric.name for metric in GPM_METRICS}
+PROCESSES = {metric.name for metric in PROCESS_USES}
 
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
-from telemetry.clock import Clock
+from telemetry.clock import Clock, measure_offset_ns
 from telemetry.collectors.gpu import GpuCollector
 
 steps, edits = json.loads(os.environ["STEPS"]), json.loads(os.environ["EDITS"])
-collector = GpuCollector(clock=Clock(offset_ns=0))
+collector = GpuCollector(clock=Clock(offset_ns=0), root=os.getpid())
 opened = [[s.entity, s.metric.name, s.reason] for s in collector.open()]
 samples = []
 begin = time.monotonic()
@@ -34,11 +39,14 @@ for step in range(steps):
     if str(step) in edits:
         Path(os.environ["STAGESCOPE_NVML_CONTROL"]).write_text(edits[str(step)])
         time.sleep(0.02)
+    found = collector.last_sample() if step == steps - 1 else collector.sample()
     samples.append([[s.ts_ns, s.series.entity, s.series.metric.name, s.value, s.start_ns]
-                    for s in collector.sample()])
+                    for s in found])
     time.sleep(max(0.0, begin + (step + 1) * collector.period_s - time.monotonic()))
+periods = dict(collector.slow_periods)
 collector.close()
-print(json.dumps({"opened": opened, "samples": samples, "losses": collector.losses}))
+print(json.dumps({"opened": opened, "samples": samples, "losses": collector.losses,
+                  "periods": periods}))
 """
 
 
@@ -49,6 +57,7 @@ class Watched:
     reasons: Mapping[tuple[str, str], str | None]
     rounds: list[list[Any]]
     losses: list[str]
+    periods: Mapping[str, float]
 
     @property
     def values(self) -> Mapping[tuple[str, str], list[tuple[float, float]]]:
@@ -79,7 +88,12 @@ def watch(library: Path, tmp_path: Path) -> Watch:
         said = run_with(env, PROGRAM)
         reasons = {(entity, metric): reason for entity, metric, reason in said["opened"]}
         assert len(reasons) == len(said["opened"])
-        return Watched(reasons=reasons, rounds=said["samples"], losses=said["losses"])
+        return Watched(
+            reasons=reasons,
+            rounds=said["samples"],
+            losses=said["losses"],
+            periods=said["periods"],
+        )
 
     return run
 
@@ -126,8 +140,8 @@ def test_a_sample_asks_one_blocking_question_and_all_get_their_turn(watch: Watch
     for (ts_ns, _, metric, value, start_ns), *_ in asked:
         assert ts_ns - start_ns == 20_000_000
         assert value == (3e6 if "rx" in metric else 7e4)
-    others = [row for rows in seen.rounds for row in rows if not row[2].startswith("pcie_")]
-    assert {row[4] for row in others} == {None}
+    windows = GPM | PROCESSES | {"pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s"}
+    assert {row[2] for rows in seen.rounds for row in rows if row[4] is not None} == windows
 
 
 @pytest.mark.needs("gcc")
@@ -143,7 +157,10 @@ def test_a_vgpu_guest_says_which_fields_are_missing_and_why(watch: Watch) -> Non
         "gpu_throttled_thermal_seconds",
         "pcie_rx_bytes_per_s",
         "pcie_tx_bytes_per_s",
+        "power_buffer_w",
+        *GPM,
     }
+    assert "whole frame buffer" in (seen.reasons["gpu:0", "gpm_sm_util_percent"] or "")
     assert "vGPU guest" in (seen.reasons["gpu:0", "energy_j"] or "")
     assert {metric for _, metric in seen.values} == seen.present("gpu:0")
     assert len(seen.values["gpu:0", "gpu_util_percent"]) == 4
@@ -176,7 +193,7 @@ def test_a_gpu_lost_mid_run_stops_alone_and_comes_back(watch: Watch) -> None:
     up = [value for _, value in seen.values["gpu:1", "gpu_up"]]
     assert up == [1.0] * 4 + [0.0] * 4 + [1.0] * 4
     for step, rows in enumerate(seen.rounds):
-        metrics = {row[2] for row in rows if row[1] == "gpu:1" and "pcie" not in row[2]}
+        metrics = {row[2] for row in rows if row[1] == "gpu:1" and "pcie_" not in row[2][:5]}
         assert (metrics == {"gpu_up"}) == (4 <= step < 8)
         assert not (4 <= step < 8 and any("pcie" in r[2] and r[1] == "gpu:1" for r in rows))
     assert [value for _, value in seen.values["gpu:0", "gpu_up"]] == [1.0] * 12
@@ -222,10 +239,12 @@ def test_a_call_that_fails_mid_run_fails_alone_and_is_told_once(watch: Watch) ->
 def test_under_mig_the_card_has_power_and_each_instance_its_memory(watch: Watch) -> None:
     seen = watch("gpus=1;mig=1;processes=42:1048576")
     absent = {metric for (_, metric), reason in seen.reasons.items() if reason}
-    assert absent == {"gpu_util_percent", "gpu_mem_util_percent"}
+    absent_of_card = {m for (e, m), reason in seen.reasons.items() if reason and e == "gpu:0"}
+    assert absent == absent_of_card
+    assert absent == {"gpu_util_percent", "gpu_mem_util_percent", *GPM, *PROCESSES}
     assert "MIG" in (seen.reasons["gpu:0", "gpu_util_percent"] or "")
     assert {entity for entity, _ in seen.reasons} == {"gpu:0", "gpu:0/mig:0", "gpu:0/mig:1"}
-    assert seen.present("gpu:0/mig:1") == OF_INSTANCES
+    assert seen.present("gpu:0/mig:1") == INSTANCE
     assert "energy_j" in seen.present("gpu:0")
     assert seen.values["gpu:0/mig:0", "gpu_mem_total_bytes"][0][1] == 40 * (1 << 30)
     assert seen.values["gpu:0/mig:0", "gpu_process_mem_bytes"][0][1] == 1048576
@@ -258,3 +277,153 @@ def test_closing_before_opening_is_quiet() -> None:
     collector = GpuCollector(clock=Clock(offset_ns=0))
     collector.close()
     assert collector.sample() == []
+
+
+def _sm(t: float) -> float:
+    """What the library's SMs have done until t, in percent × s, but for a constant."""
+    return 50 * t - 40 * 4 / (2 * math.pi) * math.cos(2 * math.pi * t / 4)
+
+
+def _gpm_rows(seen: Watched, metric: str = "gpm_sm_util_percent") -> list[list[Any]]:
+    return [row for rows in seen.rounds for row in rows if row[2] == metric]
+
+
+@pytest.mark.needs("gcc")
+def test_gpm_windows_touch_one_another_and_hold_the_truth(watch: Watch) -> None:
+    rows = _gpm_rows(watch("gpus=1", steps=21))
+    assert 9 <= len(rows) <= 12
+    for before, after in pairwise(rows):
+        assert after[4] == before[0]
+    for ts, _, _, value, start in rows:
+        assert ts - start >= 100_000_000
+        a, b = start / 1e9, ts / 1e9
+        assert value == pytest.approx((_sm(b) - _sm(a)) / (b - a), abs=1.5)
+
+
+@pytest.mark.needs("gcc")
+def test_each_mig_instance_has_gpm_windows_of_its_own(watch: Watch) -> None:
+    seen = watch("gpus=1;mig=1;gpm_swing=0", steps=5)
+    for slot, percent in ((0, 60), (1, 70)):
+        values = seen.values[f"gpu:0/mig:{slot}", "gpm_sm_util_percent"]
+        assert values
+        assert all(value == pytest.approx(percent) for _, value in values)
+
+
+@pytest.mark.needs("gcc")
+def test_counters_that_another_program_takes_are_a_gap_and_one_loss(watch: Watch) -> None:
+    edits = {4: "fail=nvmlGpmSampleGet:19", 8: "fail="}
+    seen = watch("gpus=1", steps=14, edits=edits)
+    rows = _gpm_rows(seen)
+    gaps = [after[4] - before[0] for before, after in pairwise(rows)]
+    assert sum(gap > 0 for gap in gaps) == 1
+    assert len(seen.losses) == 1
+    assert "another program" in seen.losses[0]
+
+
+@pytest.mark.needs("gcc")
+def test_the_drivers_power_is_finer_than_the_ticks_and_none_comes_twice(watch: Watch) -> None:
+    seen = watch("gpus=1;buffer_repeat=1", steps=12)
+    power = [row for rows in seen.rounds for row in rows if row[2] == "power_buffer_w"]
+    times = [row[0] for row in power]
+    assert len(power) > 45
+    assert times == sorted(set(times))
+    assert seen.periods["gpu:0 power_buffer_w"] == pytest.approx(0.02, abs=1e-5)
+    assert all(value == pytest.approx(_power(0, t / 1e9), abs=5) for t, _, _, value, _ in power)
+    assert len([rows for rows in seen.rounds if any(r[2] == "power_buffer_w" for r in rows)]) <= 5
+
+
+@pytest.mark.needs("gcc")
+def test_a_coarse_buffer_of_power_is_absent_and_says_how_coarse(watch: Watch) -> None:
+    seen = watch("gpus=1;buffer_ms=250")
+    why = seen.reasons["gpu:0", "power_buffer_w"] or ""
+    assert "every 0.25 s" in why
+    assert "every 0.1 s" in why
+
+
+@pytest.mark.needs("gcc")
+def test_a_buffer_with_stamps_of_another_clock_is_absent(watch: Watch) -> None:
+    seen = watch("gpus=1;buffer_base_us=-3600000000")
+    assert "wall clock" in (seen.reasons["gpu:0", "power_buffer_w"] or "")
+
+
+@pytest.mark.needs("gcc")
+def test_fine_buffers_take_the_place_of_questions(watch: Watch) -> None:
+    """Utilization and clocks come from the buffers then, and their calls are not made at all."""
+    refused = "nvmlDeviceGetUtilizationRates:3"
+    seen = watch(f"gpus=1;slow_buffer_ms=50;util=40;fail={refused}", steps=10)
+    for metric, value in (("gpu_util_percent", 40), ("gpu_mem_util_percent", 20)):
+        assert seen.reasons["gpu:0", metric] is None
+        assert {v for _, v in seen.values["gpu:0", metric]} == {value}
+        assert len(seen.values["gpu:0", metric]) > 14
+    assert seen.periods["gpu:0 gpu_clock_sm_mhz"] == pytest.approx(0.05, abs=1e-5)
+    assert list(seen.reasons) == list(dict.fromkeys(seen.reasons))
+
+
+@pytest.mark.needs("gcc")
+def test_half_an_answer_in_a_buffer_leaves_the_question(watch: Watch) -> None:
+    seen = watch("gpus=1;slow_buffer_ms=50;fail=samples2:3", steps=4)
+    assert "gpu:0 gpu_util_percent" not in seen.periods
+    assert len(seen.values["gpu:0", "gpu_util_percent"]) == 4
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.skipif(namespace_why(Path("/proc")) is not None, reason="in a container of its own")
+def test_the_runs_processes_are_told_from_others(watch: Watch) -> None:
+    seen = watch("gpus=1;process_util=self:30:10,1:20:5", steps=14)
+    assert next(v for _, v in seen.values["gpu:0", "gpu_processes_sm_percent"]) == 50
+    assert next(v for _, v in seen.values["gpu:0", "gpu_processes_mem_percent"]) == 15
+    assert next(v for _, v in seen.values["gpu:0", "gpu_run_sm_percent"]) == 30
+    assert next(v for _, v in seen.values["gpu:0", "gpu_run_mem_percent"]) == 10
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.skipif(namespace_why(Path("/proc")) is not None, reason="in a container of its own")
+def test_a_process_that_cannot_be_seen_leaves_the_runs_share_unknown(watch: Watch) -> None:
+    seen = watch("gpus=1;process_util=self:30:10,3999999:20:5", steps=12)
+    assert seen.values["gpu:0", "gpu_processes_sm_percent"]
+    assert not seen.values["gpu:0", "gpu_run_sm_percent"]
+    assert "process 3999999" in seen.losses[0]
+
+
+@pytest.mark.needs("gcc")
+def test_only_the_gpus_of_this_run_are_watched(library: Path, tmp_path: Path) -> None:
+    env = environment(library, "gpus=2;mig=1", tmp_path / "control")
+    env |= {"STEPS": "3", "EDITS": "{}"}
+    env["CUDA_VISIBLE_DEVICES"] = "MIG-000000c1-0000-4000-8000-000000001001"
+    said = run_with(env, PROGRAM)
+    assert {entity for entity, _, _ in said["opened"]} == {"gpu:1", "gpu:1/mig:1"}
+    assert {row[1] for rows in said["samples"] for row in rows} == {"gpu:1", "gpu:1/mig:1"}
+
+
+def test_samples_are_placed_on_the_runs_clock_and_told_once() -> None:
+    wall, now = 1_000_000_000, 5_000
+    samples = [Kept(999_995, 1.0), Kept(999_997, 2.0), Kept(1_000_001, 3.0)]
+    assert placed(samples, wall, now, 0) == [(2000, 2.0)]  # -5 µs is before 0, +1 µs to come
+    assert placed(samples, wall, now, 2000) == []
+    assert placed(samples, wall, now + 10_000, -1) == [(10_000, 1.0), (12_000, 2.0)]
+
+
+def test_the_use_of_a_process_is_the_mean_of_its_samples() -> None:
+    samples = [Used(1, 7, 10, 2), Used(2, 7, 30, 4), Used(2, 8, 5, 0)]
+    assert means(samples) == {7: (20, 3), 8: (5, 0)}
+    assert means([]) == {}
+
+
+def test_descent_is_read_from_proc(tmp_path: Path) -> None:
+    for pid, parent, name in ((1, 0, "init"), (10, 1, "run"), (11, 10, "a) R 1 (b"), (20, 1, "x")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} ({name}) S {parent} 0 0")
+    assert [descends(pid, 10, tmp_path) for pid in (10, 11, 20, 1, 99)] == [
+        True,
+        True,
+        False,
+        False,
+        None,
+    ]
+
+
+def test_a_pid_namespace_of_its_own_is_a_reason(tmp_path: Path) -> None:
+    assert "cannot be read" in (namespace_why(tmp_path) or "")
+    (tmp_path / "self/ns").mkdir(parents=True)
+    (tmp_path / "self/ns/pid").symlink_to("pid:[4026532999]")
+    assert "--pid=host" in (namespace_why(tmp_path) or "")

@@ -1,0 +1,107 @@
+"""GPM as a source of samples: windows that touch one another, each between two samples taken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from infra import nvml
+from infra.nvml_gpm import SHORTEST_NS, Counter, Gpm
+from telemetry.clock import Clock
+from telemetry.collectors.gpu_metrics import GPM_METRICS
+from telemetry.samples import Sample, Series
+
+PERIOD_S = 0.2
+"""Twice the shortest distance: a tick that comes early costs no window, at half the calls."""
+PAIR_NS = SHORTEST_NS + 5_000_000
+"""The shortest pair that is asked for; our clock and the driver's need not agree to the ms."""
+LONGEST_S = 5.0
+"""A pair that is longer (the GPU was away, or the recorder) begins anew: counters may have too."""
+
+Lose = Callable[[nvml.Gpu, Series, nvml.Absent, int], None]
+"""Notes that a series which had values has none, and why."""
+
+
+@dataclass(kw_only=True)
+class GpmSource:
+    """The GPM counters of one GPU or MIG instance: ``begin``, after ``PAIR_NS`` ``decide``, then
+    ``sample`` at every tick, which waits for a pair that is long enough."""
+
+    gpu: nvml.Gpu
+    clock: Clock
+    tick_s: float
+    lose: Lose
+    _counters: Gpm = field(init=False, repr=False)
+    _series: list[tuple[Series, Counter]] = field(default_factory=list, repr=False)
+    _why: nvml.Absent | None = field(default=None, repr=False)
+    _taken_ns: int | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._counters = Gpm(gpu=self.gpu)
+
+    def begin(self) -> None:
+        """Take the first sample."""
+        self._why = self._counters.open()
+        self._taken_ns = self.clock.now_ns()
+
+    def decide(self) -> list[Series]:
+        """Say of every metric whether it can be had here, from one pair; waits for that pair."""
+        values: nvml.Values | nvml.Absent = self._why or self._pair()
+        if isinstance(values, nvml.Absent):
+            values = (values,) * len(GPM_METRICS)
+        found = [
+            Series(
+                entity=self.gpu.entity,
+                metric=metric,
+                reason=value.reason if isinstance(value, nvml.Absent) else None,
+            )
+            for metric, value in zip(GPM_METRICS, values, strict=True)
+        ]
+        self._series = [(one, GPM_METRICS[one.metric]) for one in found if one.reason is None]
+        if not self._series:
+            self.close()
+        return found
+
+    def _pair(self) -> nvml.Values | nvml.Absent:
+        assert self._taken_ns is not None, "begin() comes first"
+        time.sleep(max(0, self._taken_ns + PAIR_NS - self.clock.now_ns()) / 1e9)
+        why = self._counters.take()
+        self._taken_ns = self.clock.now_ns()
+        return why or self._counters.values(list(GPM_METRICS.values()))
+
+    def sample(self, last: bool = False) -> Sequence[Sample]:
+        """The windows that end now; nothing until the pair is ``PERIOD_S`` long, give or take.
+
+        ``last``: nothing comes after this, so the shortest valid pair is long enough.
+        """
+        if not self._series:
+            return ()
+        now_ns, start_ns = self.clock.now_ns(), self._taken_ns
+        wanted_ns = PAIR_NS if last else max(PAIR_NS, int((PERIOD_S - self.tick_s / 2) * 1e9))
+        if start_ns is not None and now_ns - start_ns < wanted_ns:
+            return ()
+        why = self._counters.take()
+        end_ns = self.clock.now_ns()
+        self._taken_ns = None if why else end_ns
+        if why is None and (start_ns is None or end_ns - start_ns > LONGEST_S * 1e9):
+            return ()  # The first sample after a failure: there is nothing to compare it with.
+        values = why or self._counters.values([counter for _, counter in self._series])
+        if isinstance(values, nvml.Absent):
+            self.lose(self.gpu, self._series[0][0], values, end_ns)  # One word for all of them.
+            return ()
+        return self._told(values, start_ns, end_ns)
+
+    def _told(self, values: nvml.Values, start_ns: int | None, end_ns: int) -> list[Sample]:
+        samples = []
+        for (series, _), value in zip(self._series, values, strict=True):
+            if isinstance(value, nvml.Absent):
+                self.lose(self.gpu, series, value, end_ns)
+            else:
+                samples.append(Sample(end_ns, series, value, start_ns))
+        return samples
+
+    def close(self) -> None:
+        """Give the driver's buffers back."""
+        self._counters.close()
+        self._series = []

@@ -1,0 +1,331 @@
+"""The energy of each stage by two witnesses, how sure it is, and what of it is above idle. Pure.
+
+The witnesses are the GPU's own counter (``energy_j``) and the integral of its instantaneous power
+(``power_instant_w``); both have rows of their own in a profile. The rows made here say how far they
+are apart, between which bounds the energy must lie, and what remains when idle power is taken off.
+
+The bounds take nothing for granted but that the counter never falls and that a reading is at most
+``STEP_S`` old: what it read at the last sample before a moment is no more than the energy at that
+moment, and what it read at the first sample ``STEP_S`` after is no less. At 10 Hz they
+are 0.2 to 0.4 s of power apart: up to 40 % of a stage of 1 s, 4 % of one of 10 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from telemetry.attribution import Share, Stretches, quantiles, share, stretches_of
+from telemetry.profile import Row
+from telemetry.runfolder import Span
+from telemetry.samples import Kind, Metric
+from telemetry.segments import SampleSet
+from telemetry.series import Points, SeriesIndex
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+COUNTER, POWER = "energy_j", "power_instant_w"
+STEP_S = 0.1
+"""How often the counter moves on the GPUs that were looked at."""
+WHOLE = 0.99
+"""Below this coverage a witness is short of the stage, and a difference says only that."""
+IDLE_S = 1.0
+"""Idle power is the mean over so long."""
+STILL_IDLE = 1.1
+"""If the second before the first stage took more than this many times the run's least second, the
+GPU was not idle then."""
+_NS = 1_000_000_000
+
+
+def _metric(name: str, unit: str, meaning: str, kind: Kind = "gauge") -> Metric:
+    source = f"{COUNTER} and {POWER}, at the end of the run"
+    return Metric(name=name, unit=unit, kind=kind, meaning=meaning, source=source)
+
+
+DIFFERENCE = _metric(
+    "energy_difference_j", "J", "the energy counter less the integral of instantaneous power"
+)
+DIFFERENCE_PERCENT = _metric(
+    "energy_difference_percent", "%", "the same, of the integral of instantaneous power"
+)
+LOW = _metric(
+    "energy_low_j", "J", "the least energy that the counter's readings allow for this stage"
+)
+HIGH = _metric(
+    "energy_high_j", "J", "the most energy that the counter's readings allow for this stage"
+)
+ABOVE_IDLE = _metric(
+    "energy_above_idle_j",
+    "J",
+    "energy of the stage less idle power times its length; idle power is in the row power_idle_*",
+    "counter",
+)
+IDLE_BEFORE = _metric(
+    "power_idle_before_w", "W", "idle power: the least second before the run's first stage"
+)
+IDLE_LEAST = _metric(
+    "power_idle_least_w",
+    "W",
+    "idle power: the least second of the run, for want of an idle one before its first stage",
+)
+METRICS = (DIFFERENCE, DIFFERENCE_PERCENT, LOW, HIGH, ABOVE_IDLE, IDLE_BEFORE, IDLE_LEAST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idle:
+    """Idle power (W) of a GPU in this run, and which of the two rows says where it is from."""
+
+    power_w: float
+    metric: Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witnesses:
+    """The two series of one GPU as stretches; None for the one that it has not."""
+
+    entity: str
+    counter: Stretches | None
+    power: Stretches | None
+    readings: Points | None
+    reasons: dict[str, str]
+
+
+def energy_rows(samples: SampleSet, spans: Sequence[Span]) -> Iterator[Row]:
+    """For each span and each GPU that has either witness, or a reason for having none: its rows.
+
+    Figures that stand for a stage as a whole are constant in it: mean, p50, p95 and max are the
+    same. ``energy_above_idle_j`` has rates and a total like any counter.
+    """
+    for one in witnesses(samples):
+        idle = idle_power(one, spans)
+        step_ns = step_of(one.readings) if one.readings is not None else 0
+        for span in spans:
+            yield from _difference(one, span)
+            yield from _bounds(one, span, step_ns)
+            yield from _above_idle(one, span, idle)
+
+
+def witnesses(samples: SampleSet) -> list[Witnesses]:
+    """The GPUs of a run, whole cards alone: energy exists for no part of one."""
+    index = SeriesIndex(samples)
+    absent = {(one.entity, one.metric.name): one.reason or "" for one in samples.absent}
+    known = {*index.names(), *absent}
+    entities = {e for e, metric in known if metric in {COUNTER, POWER} and _is_gpu(e)}
+    return [_witnesses(samples, index, entity, absent) for entity in sorted(entities)]
+
+
+def _is_gpu(entity: str) -> bool:
+    return entity == "gpu" or (entity.startswith("gpu:") and "/" not in entity)
+
+
+def _witnesses(
+    samples: SampleSet, index: SeriesIndex, entity: str, absent: dict[tuple[str, str], str]
+) -> Witnesses:
+    found: dict[str, Points] = {
+        name: index.points(entity, name) for name in (COUNTER, POWER) if (entity, name) in index
+    }
+    made = {
+        name: stretches_of(points, samples.metrics[name], samples.period_s(entity, name))
+        for name, points in found.items()
+    }
+    return Witnesses(
+        entity=entity,
+        counter=made.get(COUNTER),
+        power=made.get(POWER),
+        readings=found.get(COUNTER),
+        reasons={
+            name: absent.get((entity, name)) or f"{name} was not sampled"
+            for name in (COUNTER, POWER)
+            if name not in found
+        },
+    )
+
+
+def _difference(one: Witnesses, span: Span) -> Iterator[Row]:
+    counter, power = _part(one.counter, span), _part(one.power, span)
+    why = _why_not(one, span, {COUNTER: counter, POWER: power})
+    if why or counter is None or power is None:
+        yield from (_absent(one, span, metric, why) for metric in (DIFFERENCE, DIFFERENCE_PERCENT))
+        return
+    coverage = min(_coverage(counter, span), _coverage(power, span))
+    apart = counter.total - power.total
+    yield _single(one, span, DIFFERENCE, apart, coverage)
+    if power.total > 0:
+        yield _single(one, span, DIFFERENCE_PERCENT, 100 * apart / power.total, coverage)
+    else:
+        yield _absent(one, span, DIFFERENCE_PERCENT, "the integral of power is 0")
+
+
+def _why_not(one: Witnesses, span: Span, parts: dict[str, Share | None]) -> str:
+    """Why these witnesses cannot be compared in a span; empty where they can."""
+    for name, part in parts.items():
+        if name in one.reasons:
+            return one.reasons[name]
+        if part is None:
+            return f"{name} has no sample that says anything of the stage"
+        if _coverage(part, span) < WHOLE:
+            return f"samples of {name} cover only {100 * _coverage(part, span):.3g} % of the stage"
+    return ""
+
+
+def step_of(readings: Points) -> int:
+    """How old (ns) a reading of this counter can be: ``STEP_S``, or longer if it stood still.
+
+    A GPU always draws power: while the same value is read again, the reading grows old.
+    """
+    kept = np.isfinite(readings.values)
+    ts, values = readings.ts_ns[kept], readings.values[kept]
+    if len(ts) < 2:
+        return int(STEP_S * _NS)
+    first = np.flatnonzero(np.append(True, np.diff(values) != 0))
+    last = np.append(first[1:], len(ts)) - 1
+    return max(int(STEP_S * _NS), int((ts[last] - ts[first]).max()))
+
+
+def bounds(readings: Points, start_ns: int, end_ns: int, step_ns: int) -> tuple[float, float]:
+    """The least and the most that a counter can have grown in (start_ns, end_ns].
+
+    Raises ValueError where its readings do not reach over both ends, or fall in between.
+    """
+    kept = np.isfinite(readings.values)
+    ts, values = readings.ts_ns[kept], readings.values[kept]
+    before, ends = (int(np.searchsorted(ts, at, side="right")) - 1 for at in (start_ns, end_ns))
+    starts, after = (int(np.searchsorted(ts, at + step_ns)) for at in (start_ns, end_ns))
+    if before < 0:
+        raise ValueError("no reading of the counter before the stage began")
+    if after >= len(ts):
+        raise ValueError(f"no reading of the counter {step_ns / _NS:.3g} s after the stage ended")
+    if (np.diff(values[before : after + 1]) < 0).any():
+        raise ValueError("the counter went backwards")
+    # At the start: values[before] <= true <= values[starts]; at the end the same of ends and after.
+    return max(0.0, float(values[ends] - values[starts])), float(values[after] - values[before])
+
+
+def _bounds(one: Witnesses, span: Span, step_ns: int) -> Iterator[Row]:
+    why = one.reasons.get(COUNTER, "")
+    if one.readings is not None:
+        try:
+            low, high = bounds(one.readings, span.start_ns, span.end_ns, step_ns)
+        except ValueError as error:
+            why = str(error)
+        else:
+            part = _part(one.counter, span)
+            coverage = _coverage(part, span) if part else 0.0
+            if coverage:
+                yield _single(one, span, LOW, low, coverage)
+                yield _single(one, span, HIGH, high, coverage)
+                return
+            why = f"{COUNTER} has no sample that says anything of the stage"
+    yield from (_absent(one, span, metric, why) for metric in (LOW, HIGH))
+
+
+def idle_power(one: Witnesses, spans: Sequence[Span]) -> Idle | str:
+    """Idle power of a GPU: the least second before the first stage, or of the run; or why none.
+
+    From the counter, which misses nothing; from power where there is no counter. A second that
+    samples do not cover is no second.
+    """
+    stretches = one.counter if one.counter is not None else one.power
+    if stretches is None or not len(stretches.level):
+        return next(iter(one.reasons.values()), "too few samples of the energy")
+    first_ns, last_ns = int(stretches.start_ns[0]), int(stretches.end_ns[-1])
+    least_w = _least_second(stretches, first_ns, last_ns)
+    if least_w is None:
+        return f"no whole {IDLE_S:g} s of the run was sampled without a gap"
+    begin_ns = min((span.start_ns for span in spans), default=last_ns)
+    before_w = _least_second(stretches, first_ns, min(begin_ns, last_ns))
+    if before_w is not None and before_w <= STILL_IDLE * least_w:
+        return Idle(power_w=before_w, metric=IDLE_BEFORE)
+    return Idle(power_w=least_w, metric=IDLE_LEAST)
+
+
+def _least_second(stretches: Stretches, low_ns: int, high_ns: int) -> float | None:
+    """The least mean level of all the seconds that end with a stretch of (low_ns, high_ns]."""
+    length_ns = int(IDLE_S * _NS)
+    inside = (stretches.end_ns <= high_ns) & (stretches.start_ns >= low_ns)
+    if not inside.any():
+        return None
+    ends = stretches.end_ns[inside]
+    ends = ends[ends - length_ns >= stretches.start_ns[inside][0]]
+    held = np.where(stretches.gap, np.nan, stretches.level)
+    total, time_ns = _cumulative(stretches, held, ends)
+    total_before, time_before = _cumulative(stretches, held, ends - length_ns)
+    known = time_ns - time_before
+    means = np.divide(
+        total - total_before, known, out=np.full(len(ends), np.nan), where=known >= WHOLE * IDLE_S
+    )
+    return float(np.nanmin(means)) if np.isfinite(means).any() else None
+
+
+def _cumulative(stretches: Stretches, levels: Floats, at_ns: Ints) -> tuple[Floats, Floats]:
+    """Level × s and s of all stretches until each moment; what has no level adds to neither."""
+    seconds = (stretches.end_ns - stretches.start_ns) / _NS
+    seconds = np.where(np.isfinite(levels), seconds, 0.0)
+    levels = np.nan_to_num(levels)
+    index = np.searchsorted(stretches.end_ns, at_ns, side="left")
+    summed = np.append(0.0, np.cumsum(levels * seconds))
+    timed = np.append(0.0, np.cumsum(seconds))
+    at = np.minimum(index, len(levels) - 1)
+    into = np.clip((at_ns - stretches.start_ns[at]) / _NS, 0.0, seconds[at])
+    into = np.where(index < len(levels), into, 0.0)
+    return summed[index] + levels[at] * into, timed[index] + into
+
+
+def _above_idle(one: Witnesses, span: Span, idle: Idle | str) -> Iterator[Row]:
+    if isinstance(idle, str):
+        yield from (_absent(one, span, metric, idle) for metric in (ABOVE_IDLE, IDLE_LEAST))
+        return
+    name, stretches = (COUNTER, one.counter) if one.counter is not None else (POWER, one.power)
+    part = _part(stretches, span)
+    if part is None or not _coverage(part, span):
+        why = f"{name} has no sample that says anything of the stage"
+        yield _absent(one, span, ABOVE_IDLE, why)
+        return
+    coverage = _coverage(part, span)
+    p50, p95 = quantiles(part.levels, part.weights_ns, ((1, 2), (19, 20)))
+    yield replace(
+        _single(one, span, ABOVE_IDLE, part.mean - idle.power_w, coverage),
+        p50=p50 - idle.power_w,
+        p95=p95 - idle.power_w,
+        max=float(part.levels.max()) - idle.power_w,
+        total=part.total - idle.power_w * part.known_ns / _NS,
+    )
+    yield _single(one, span, idle.metric, idle.power_w, 1.0)
+
+
+def _part(stretches: Stretches | None, span: Span) -> Share | None:
+    return None if stretches is None else share(stretches, span.start_ns, span.end_ns)
+
+
+def _coverage(part: Share, span: Span) -> float:
+    return part.covered_ns / (span.end_ns - span.start_ns)
+
+
+def _single(one: Witnesses, span: Span, metric: Metric, value: float, coverage: float) -> Row:
+    return Row(
+        stage=span.stage,
+        entity=one.entity,
+        metric=metric.name,
+        unit=metric.unit,
+        kind=metric.kind,
+        mean=value,
+        p50=value,
+        p95=value,
+        max=value,
+        coverage=coverage,
+    )
+
+
+def _absent(one: Witnesses, span: Span, metric: Metric, why: str) -> Row:
+    return Row(
+        stage=span.stage,
+        entity=one.entity,
+        metric=metric.name,
+        unit=metric.unit,
+        kind=metric.kind,
+        reason=why,
+    )

@@ -1,0 +1,238 @@
+"""Energy by two witnesses, on GPUs whose true energy is known at every moment."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from telemetry.attribution import correlate
+from telemetry.energy import METRICS, STEP_S, energy_rows, step_of
+from telemetry.profile import Profile, Row
+from telemetry.runfolder import Span
+from telemetry.samples import Series
+from telemetry.segments import SampleSet
+from telemetry.series import SeriesIndex
+from tests.telemetry.oracle import Raw, make_metric, make_samples
+
+NS = 1_000_000_000
+EPOCH_NS = 1_795_485_600_123_456_789
+ENERGY = make_metric("energy_j", "counter", "J")
+POWER = make_metric("power_instant_w", "gauge", "W", integral="J")
+NAMES = {metric.name for metric in METRICS}
+
+Energy = Callable[[float], float]
+
+
+def _span(start_s: float, end_s: float, stage: str = "train") -> Span:
+    start_ns, end_ns = (EPOCH_NS + round(at * NS) for at in (start_s, end_s))
+    return Span(stage=stage, start_ns=start_ns, end_ns=end_ns)
+
+
+def _wave(
+    idle_w: float = 100, busy_w: float = 200, from_s: float = 2.0, to_s: float = 30
+) -> Energy:
+    """Joules until t: idle but between the two times, where power also swings by 80 W."""
+
+    def energy(t: float) -> float:
+        busy = min(max(t, from_s), to_s) - from_s
+        swing = 80 / (2 * math.pi * 1.3) * (1 - math.cos(2 * math.pi * 1.3 * busy))
+        return idle_w * t + busy_w * busy + swing
+
+    return energy
+
+
+def _samples(
+    energy: Energy, length_s: float, *, step_s: float = STEP_S, period_s: float = 0.1,
+    phase_s: float = 0.03, factor: float = 1.0,
+) -> SampleSet:  # fmt: skip
+    """A counter that moves every ``step_s``, and power (times ``factor``) at the same moments."""
+    counter: list[Raw] = []
+    power: list[Raw] = []
+    for tick in range(int(length_s / period_s)):
+        t = phase_s + tick * period_s
+        ts = EPOCH_NS + round(t * NS)
+        counter.append((ts, None, energy(math.floor(t / step_s) * step_s)))
+        power.append((ts, None, factor * (energy(t) - energy(t - 1e-4)) / 1e-4))
+    return make_samples({("gpu:0", ENERGY): counter, ("gpu:0", POWER): power}, period_s=period_s)
+
+
+def _rows(samples: SampleSet, spans: Sequence[Span]) -> dict[tuple[str, str], Row]:
+    return {(row.stage, row.metric): row for row in energy_rows(samples, spans)}
+
+
+def _mean(rows: dict[tuple[str, str], Row], metric: str, stage: str = "train") -> float:
+    value = rows[stage, metric].mean
+    assert value is not None, rows[stage, metric].reason
+    return value
+
+
+def test_witnesses_that_agree_are_within_a_percent_on_a_long_stage() -> None:
+    rows = _rows(_samples(_wave(), 34), [_span(3.01, 23.77)])
+    assert abs(_mean(rows, "energy_difference_percent")) < 1
+    assert _mean(rows, "energy_difference_j") == pytest.approx(0, abs=60)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_a_witness_that_is_off_shows_by_how_much(factor: float) -> None:
+    rows = _rows(_samples(_wave(), 34, factor=factor), [_span(3, 23)])
+    assert _mean(rows, "energy_difference_percent") == pytest.approx(100 * (1 / factor - 1), abs=1)
+
+
+def test_the_difference_is_that_of_the_profiles_own_rows() -> None:
+    samples, span = _samples(_wave(), 34), _span(4.321, 17.5)
+    profile = correlate(samples, [span])
+    counter, power = (
+        profile.find("train", "gpu:0", name) for name in ("energy_j", "power_instant_w")
+    )
+    assert counter is not None
+    assert power is not None
+    assert counter.total is not None
+    assert power.total is not None
+    rows = _rows(samples, [span])
+    assert _mean(rows, "energy_difference_j") == pytest.approx(counter.total - power.total)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    start_s=st.floats(0.3, 20),
+    length_s=st.floats(0.01, 12),
+    phase_s=st.floats(0, 0.099),
+    step_s=st.sampled_from([0.02, 0.1]),
+    period_s=st.sampled_from([0.05, 0.1]),
+)
+def test_the_true_energy_lies_between_the_bounds(
+    start_s: float, length_s: float, phase_s: float, step_s: float, period_s: float
+) -> None:
+    energy = _wave()
+    samples = _samples(energy, 34, step_s=step_s, period_s=period_s, phase_s=phase_s)
+    rows = _rows(samples, [_span(start_s, start_s + length_s)])
+    if rows["train", "energy_low_j"].reason is not None:
+        assert "counter" in (rows["train", "energy_low_j"].reason or "")
+        return
+    true = energy(start_s + length_s) - energy(start_s)
+    low, high = _mean(rows, "energy_low_j"), _mean(rows, "energy_high_j")
+    assert low - 1e-3 <= true <= high + 1e-3
+    assert high - low <= 0.4001 * 400  # four steps at the most power that there is
+
+
+def test_the_bounds_are_wide_on_a_short_stage_and_narrow_on_a_long_one() -> None:
+    rows = _rows(_samples(_wave(), 34), [_span(5, 6, "short"), _span(6, 26, "long")])
+    widths = {
+        stage: (_mean(rows, "energy_high_j", stage) - _mean(rows, "energy_low_j", stage))
+        / _mean(rows, "energy_high_j", stage)
+        for stage in ("short", "long")
+    }
+    assert 0.1 < widths["short"] < 0.5
+    assert widths["long"] < 0.03
+
+
+def test_a_counter_that_moves_rarely_widens_the_bounds() -> None:
+    samples = _samples(_wave(), 34, step_s=1.0)
+    assert step_of(SeriesIndex(samples).points("gpu:0", "energy_j")) == pytest.approx(
+        0.9 * NS, rel=0.02
+    )
+    rows = _rows(samples, [_span(5.5, 9.5)])
+    true = _wave()(9.5) - _wave()(5.5)
+    assert _mean(rows, "energy_low_j") <= true <= _mean(rows, "energy_high_j")
+
+
+def test_bounds_need_readings_beyond_both_ends_and_a_counter_that_grows() -> None:
+    energy = _wave()
+    late = _rows(_samples(energy, 10), [_span(3, 9.95)])["train", "energy_high_j"]
+    assert "after the stage ended" in (late.reason or "")
+    early = _rows(_samples(energy, 10, phase_s=0.5), [_span(0.2, 4)])["train", "energy_low_j"]
+    assert "before the stage began" in (early.reason or "")
+    back = _samples(lambda t: energy(t) - (500 if t > 5 else 0), 10)
+    assert "backwards" in (_rows(back, [_span(3, 9)])["train", "energy_low_j"].reason or "")
+
+
+def test_idle_power_before_the_first_stage_is_taken_off_and_named() -> None:
+    rows = _rows(_samples(_wave(), 34), [_span(2, 12), _span(12, 22, "serve")])
+    assert _mean(rows, "power_idle_before_w") == pytest.approx(100, abs=1)
+    assert ("train", "power_idle_least_w") not in rows
+    above = rows["train", "energy_above_idle_j"]
+    assert above.kind == "counter"
+    assert above.total == pytest.approx(2000, rel=0.02)
+    assert above.mean == pytest.approx(200, rel=0.02)
+
+
+def test_without_an_idle_second_before_it_is_the_least_of_the_run() -> None:
+    busy_first = _wave(from_s=-5, to_s=10)
+    rows = _rows(_samples(busy_first, 20), [_span(2, 9)])
+    assert _mean(rows, "power_idle_least_w") == pytest.approx(100, abs=1)
+    assert ("train", "power_idle_before_w") not in rows
+    at_once = _rows(_samples(_wave(), 34), [_span(0.2, 12)])
+    assert ("train", "power_idle_least_w") in at_once
+
+
+def test_idle_power_needs_a_whole_second() -> None:
+    rows = _rows(_samples(_wave(), 0.8), [_span(0.1, 0.7)])
+    assert "no whole 1 s" in (rows["train", "energy_above_idle_j"].reason or "")
+
+
+def test_a_gap_says_that_a_witness_is_short_of_the_stage() -> None:
+    samples = _samples(_wave(), 34)
+    power = [row for row in samples.table.to_pylist() if row["metric"] == "power_instant_w"]
+    kept = [row for row in power if not 5 * NS < row["ts_ns"] - EPOCH_NS < 9 * NS]
+    counter = [row for row in samples.table.to_pylist() if row["metric"] == "energy_j"]
+    series = {
+        ("gpu:0", metric): [(row["ts_ns"], None, row["value"]) for row in rows]
+        for metric, rows in ((ENERGY, counter), (POWER, kept))
+    }
+    rows = _rows(make_samples(series), [_span(3, 13)])
+    assert "power_instant_w cover only" in (rows["train", "energy_difference_j"].reason or "")
+    assert rows["train", "energy_above_idle_j"].total is not None
+
+
+def test_one_witness_alone_says_what_the_other_lacks() -> None:
+    full = _samples(_wave(), 20).table.to_pylist()
+    power = [
+        (row["ts_ns"], None, row["value"]) for row in full if row["metric"] == "power_instant_w"
+    ]
+    absent = [Series(entity="gpu:0", metric=ENERGY, reason="not supported by this GPU")]
+    rows = _rows(make_samples({("gpu:0", POWER): power}, absent=absent), [_span(3, 13)])
+    for metric in ("energy_difference_j", "energy_low_j"):
+        assert rows["train", metric].reason == "not supported by this GPU"
+    assert rows["train", "energy_above_idle_j"].total == pytest.approx(2000, rel=0.02)
+
+
+def test_without_a_gpu_everything_is_absent_with_the_reason_and_parts_of_one_have_no_rows() -> None:
+    absent = [
+        Series(entity="gpu", metric=metric, reason="no NVIDIA driver") for metric in (ENERGY, POWER)
+    ]
+    rows = _rows(make_samples({}, absent=absent), [_span(3, 13)])
+    assert rows
+    assert {row.reason for row in rows.values()} == {"no NVIDIA driver"}
+    assert not list(energy_rows(make_samples({}), [_span(3, 13)]))
+
+
+def test_a_span_without_duration_or_outside_the_samples_has_reasons() -> None:
+    samples = _samples(_wave(), 20)
+    for span in (_span(5, 5), _span(40, 50)):
+        rows = _rows(samples, [span])
+        assert rows["train", "energy_difference_j"].reason
+        assert rows["train", "energy_low_j"].reason
+        assert rows["train", "energy_above_idle_j"].reason
+
+
+def test_the_rows_fit_into_a_profile_and_its_schema() -> None:
+    samples, spans = _samples(_wave(), 34), [_span(2, 12), _span(33.9, 34.4, "serve")]
+    added = list(energy_rows(samples, spans))
+    assert {row.metric for row in added} <= NAMES
+    profile = Profile(rows=(*correlate(samples, spans).rows, *added))
+    assert len({(row.stage, row.entity, row.metric) for row in profile.rows}) == len(profile.rows)
+    assert profile.to_table().num_rows == len(profile.rows)
+    schema = json.loads(Path("docs/profile.schema.json").read_text())
+    run = {"stages": [{"name": span.stage} for span in spans]}
+    stages = profile.to_json(run)["stages"]
+    metric = {"$defs": schema["$defs"], "$ref": "#/$defs/metric"}
+    for stage in stages:
+        for row in stage["metrics"]:
+            jsonschema.validate(row, metric)
