@@ -31,6 +31,7 @@ _MODEL_FOLDER = "stagescope"
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 _VALUE_LIMIT = 500  # characters of a parameter that every MLflow store takes
 _BATCH = 1_000  # metrics in one log_batch request: MLflow's own limit
+_OWN_FIGURES = 30  # of a stage's summary; the rest of its 60 figures are the profile's
 _PARAM_BATCH = 100  # parameters in one log_batch request: MLflow's own limit
 
 
@@ -327,12 +328,7 @@ class _Sender:
             self._client.log_inputs(run, datasets)
 
     def _summary(self, run: str, stage: Mapping[str, Any]) -> None:
-        figures = {
-            name: float(value)
-            for name, value in _flat(stage.get("summary") or {}, text=False).items()
-            if isinstance(value, int | float)
-        }
-        self._metrics(run, figures, stage["end_ns"] or self._record["started_ns"])
+        self._metrics(run, _own_figures(stage), stage["end_ns"] or self._record["started_ns"])
 
     def _model(self, run: str, artifact: Artifact) -> None:
         """Log the model in MLflow's own format, with the served files beside it."""
@@ -354,14 +350,15 @@ class _Sender:
 
     def _telemetry(self, parent: str) -> None:
         from telemetry.hypervisor import joined
-        from telemetry.profile import Profile, summary
+        from telemetry.profile import SUMMARY_LIMIT, Profile, summary
         from telemetry.series import stage_series
 
         profile = Profile.from_json(json.loads(self._folder.profile_json.read_text()))
         samples, _ = joined(self._folder, self._record)
+        own = {stage["name"]: len(_own_figures(stage)) for stage in self._record["stages"]}
         for span in self._folder.spans():
             run = self._state.fields["runs"][span.stage]
-            figures = partial(summary, profile, span.stage)
+            figures = partial(summary, profile, span.stage, SUMMARY_LIMIT - own[span.stage])
             self._once(f"profile:{span.stage}", partial(self._figures, run, figures, span.end_ns))
             series = partial(stage_series, samples, span)
             self._once(f"series:{span.stage}", partial(self._series, run, series))
@@ -406,6 +403,16 @@ class _Sender:
 
     def _end(self, run: str, status: str, end_ns: int) -> None:
         self._client.set_terminated(run, _STATUS[status], end_ns // 1_000_000)
+
+
+def _own_figures(stage: Mapping[str, Any]) -> dict[str, float]:
+    """What a stage says of itself in numbers, the first ``_OWN_FIGURES``; run.json has all."""
+    figures = {
+        name: float(value)
+        for name, value in _flat(stage.get("summary") or {}, text=False).items()
+        if isinstance(value, int | float)
+    }
+    return dict(list(figures.items())[:_OWN_FIGURES])
 
 
 def _flat(value: Any, prefix: str = "", *, text: bool = True) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,9 @@ from typing import Any
 from features.event_table import StoreUnavailableError
 from features.online import Labels, Payments
 from serving.batcher import Batcher, OverloadedError
+from serving.memory import ServingMemory
 from serving.predictor import (
+    PAYMENTS,
     Counting,
     Found,
     Predictor,
@@ -36,6 +39,7 @@ from serving.protocol import (
     parse_infer,
     render_infer,
 )
+from serving.stats import ServerStats, Work
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +48,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
+ALL_STATS = "/v2/models/stats"
 CLOSE = [(b"connection", b"close")]
-EXTENSIONS = ["binary_tensor_data"]
+EXTENSIONS = ["binary_tensor_data", "statistics"]
 MODEL_PATH = re.compile(
-    r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/(?P<verb>ready|infer))?"
+    r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/(?P<verb>ready|infer|stats))?"
 )
 
 
@@ -94,16 +99,25 @@ class Reply:
     status: int
     body: bytes
     headers: Headers
+    work: Work | None = None
+    """What a scored request was, for the statistics."""
 
 
 class App:
     """The ASGI application. Every error is a reply with a status and a sentence."""
 
-    def __init__(self, predictor: Predictor, settings: ServerSettings, counting: Counting) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        settings: ServerSettings,
+        counting: Counting,
+        memory: ServingMemory | None = None,
+    ) -> None:
         self._predictor, self._settings = predictor, settings
-        self._counting = counting
+        self._counting, self._memory = counting, memory
         self._token = settings.token()
         self._store_fails = False
+        self._stats = ServerStats()
         version = predictor.model.version
         payments = Served(spec=payment_spec(version), read=read_payments)
         labels = Served(spec=label_spec(version), read=read_labels)
@@ -123,6 +137,7 @@ class App:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise ValueError(f"{scope['type']} is not served here")
+        arrived_ns = time.monotonic_ns()
         try:
             reply = await self._reply(scope, receive)
         except ProtocolError as error:
@@ -140,6 +155,10 @@ class App:
             {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
         )
         await send({"type": "http.response.body", "body": reply.body})
+        if reply.work is not None:
+            self._stats.answered(arrived_ns, reply.work, time.monotonic_ns())
+        elif reply.status >= 400 and scope["path"].endswith(f"/{PAYMENTS}/infer"):
+            self._stats.failed(time.monotonic_ns() - arrived_ns)
 
     async def _reply(self, scope: Message, receive: Receive) -> Reply:
         path = scope["path"].rstrip("/")
@@ -149,11 +168,16 @@ class App:
         if at_model is None:
             _check_method(scope, "GET")
             return await self._about_server(path)
+        if path == ALL_STATS:
+            _check_method(scope, "GET")
+            return self._statistics()
         served = self._find(at_model["model"], at_model["version"])
         if at_model["verb"] == "infer":
             _check_method(scope, "POST")
             return await self._infer(served, scope, receive)
         _check_method(scope, "GET")
+        if at_model["verb"] == "stats":
+            return self._statistics(served)
         return await self._ready() if at_model["verb"] else _json(200, served.spec.metadata())
 
     async def _about_server(self, path: str) -> Reply:
@@ -194,17 +218,26 @@ class App:
             max_rows=self._settings.max_rows,
         )
         job = served.read(request.tensors, self._settings.max_ahead_s)
+        read_ns = time.monotonic_ns()
         answer = await self.batcher.submit(job)
         self._store_fails = False
         rendered, header_length = render_infer(served.spec, request, answer.tensors())
+        work = Work(read_ns, len(job), answer.batch) if isinstance(answer, Scores) else None
         if header_length is None:
-            return Reply(status=200, body=rendered, headers=_headers(rendered, b"application/json"))
-        extra = [(HEADER_LENGTH.encode(), str(header_length).encode())]
-        return Reply(
-            status=200,
-            body=rendered,
-            headers=_headers(rendered, b"application/octet-stream") + extra,
-        )
+            headers_out = _headers(rendered, b"application/json")
+        else:
+            headers_out = _headers(rendered, b"application/octet-stream")
+            headers_out.append((HEADER_LENGTH.encode(), str(header_length).encode()))
+        return Reply(status=200, body=rendered, headers=headers_out, work=work)
+
+    def _statistics(self, served: Served | None = None) -> Reply:
+        """Triton's statistics extension. Only payments are counted."""
+        if served is not None and served.spec.name != PAYMENTS:
+            raise ProtocolError(404, f"{served.spec.name} has no statistics; {PAYMENTS} has")
+        stats = self._stats.to_json(PAYMENTS, self._predictor.model.version)
+        if self._memory is not None:
+            stats["memory"] = self._memory.to_json()
+        return _json(200, {"model_stats": [stats]})
 
     async def _ready(self) -> Reply:
         """Ready unless the store failed last; then it is asked again."""

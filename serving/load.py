@@ -23,7 +23,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -33,6 +33,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import uvloop
 from numpy.typing import NDArray
+
+from serving.stats import Reading, read_stats
 
 PATH = "/v2/models/card-fraud/infer"
 SETTLE_S = 0.05
@@ -56,6 +58,8 @@ class LoadSettings:
     held_share: float = 0.95
     p99_limit_ms: float = 250.0
     token_env: str | None = None
+    parts: bool = False
+    """Ask the server between the rates where its time went (``serving.stats``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,7 @@ class RateResult:
     sent: int
     answered: int
     errors: dict[str, int]
+    mean_ms: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -75,6 +80,8 @@ class RateResult:
     generator_lag_p99_ms: float
     kept_up: bool
     reason: str | None
+    parts: dict[str, dict[str, float]] | None = None
+    """Mean, p50 and p95 of each part of the server's time, and of ``server``, the sum of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +106,27 @@ def put_load(
         if settings.warm_up_s:
             runner.run(_offer(settings, settings.rates[0], settings.warm_up_s, bodies, 0))
         for number, rate in enumerate(settings.rates, 1):
-            run = _offer(settings, rate, settings.seconds, bodies, number)
-            results.append(runner.run(run))
+            before = _stats(settings)
+            result = runner.run(_offer(settings, rate, settings.seconds, bodies, number))
+            after = _stats(settings)
+            if before is not None and after is not None:
+                result = replace(result, parts=after.figures_since(before))
+            results.append(result)
             if progress is not None:
                 progress(number, len(settings.rates))
             if not results[-1].kept_up:
                 break
     held = max((result.held_per_s for result in results if result.kept_up), default=0.0)
     return LoadResult(results=tuple(results), held_per_s=held)
+
+
+def _stats(settings: LoadSettings) -> Reading | None:
+    """What the server measured until now, where it is asked and, under load, gets to answer."""
+    if settings.parts:
+        token = None if settings.token_env is None else os.environ[settings.token_env]
+        with suppress(OSError):
+            return read_stats(settings.host, settings.port, token)
+    return None
 
 
 def arrivals_s(settings: LoadSettings, rate: float, seconds: float, number: int) -> NDArray[Any]:
@@ -274,6 +294,7 @@ class _Run:
             sent=len(scheduled),
             answered=good,
             errors=dict(Counter(kind for kind in self._outcome if kind != "200")),
+            mean_ms=float(latency_ms.mean()) if len(latency_ms) else 0.0,
             p50_ms=p50,
             p95_ms=p95,
             p99_ms=p99,
@@ -374,6 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--p99-limit-ms", type=float, default=250.0)
     parser.add_argument("--token-env", help="the environment variable that holds the token")
+    parser.add_argument("--parts", action="store_true", help="ask where the server's time went")
     parser.add_argument("--out", type=Path, help="write the JSON here instead of to stdout")
     given = parser.parse_args(arguments)
     settings = LoadSettings(
@@ -386,6 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed=given.seed,
         p99_limit_ms=given.p99_limit_ms,
         token_env=given.token_env,
+        parts=given.parts,
     )
     bodies = payment_bodies(pq.read_table(given.payments))
     gc.freeze()

@@ -19,6 +19,7 @@ from features.contracts import FEATURES
 from features.event_table import StoreUnavailableError
 from features.online import Labels, Lookup, OnlineFeatures, Payments
 from serving.protocol import ModelSpec, ProtocolError, Tensor, Tensors
+from serving.stats import BatchTimes
 
 IDENTITY = (
     Tensor("customer_id", "INT64"),
@@ -27,6 +28,8 @@ IDENTITY = (
     Tensor("event_time", "INT64"),
 )
 """What names a payment. ``event_time`` is in ns since 1970, UTC."""
+PAYMENTS = "card-fraud"
+"""The model that scores payments."""
 MAX_AMOUNT = 1e9
 MAX_PENDING_ROWS = 100_000
 
@@ -45,6 +48,7 @@ class Scores:
 
     fraud_probability: NDArray[np.float32]
     features: NDArray[np.float64]
+    batch: BatchTimes
 
     def tensors(self) -> Tensors:
         return {"fraud_probability": self.fraud_probability, "features": self.features}
@@ -77,6 +81,10 @@ class Model:
                 f"gives {list(FEATURES)}: train it again with this version"
             )
         return Model(torch.export.load(folder / "model.pt2").module(), version)
+
+    def parameters_bytes(self) -> int:
+        """What its weights and buffers take."""
+        return sum(value.nbytes for value in self._program.state_dict().values())
 
     def predict(self, features: NDArray[np.float64]) -> NDArray[np.float32]:
         """Fraud probability of each row, float32 [n]."""
@@ -116,28 +124,32 @@ class Predictor:
 
         Raises StoreUnavailableError.
         """
+        taken_ns = time.monotonic_ns()
         self._write_pending()
         self._counting.count("batches", 1)
         self._counting.count("rows", sum(len(job) for job in jobs))
         payments = [job for job in jobs if isinstance(job, Payments)]
         if payments:
-            return self._score(payments)
+            return self._score(payments, taken_ns)
         with self._counting.phase("labels"):
             labels = [job for job in jobs if isinstance(job, Labels)]
             return [Found(found=self._online.label(job)) for job in labels]
 
-    def _score(self, jobs: Sequence[Payments]) -> list[Scores]:
+    def _score(self, jobs: Sequence[Payments], taken_ns: int) -> list[Scores]:
         payments = Payments.join(jobs)
         with self._counting.phase("features"):
             lookup = self._online.look_up(payments)
+        features_ns = time.monotonic_ns()
         with self._counting.phase("model"):
             probability = self.model.predict(lookup.features)
+        batch = BatchTimes(taken_ns, features_ns, time.monotonic_ns())
         self._to_store = (payments, lookup)
         ends = np.cumsum([len(job) for job in jobs]).tolist()
         return [
             Scores(
                 fraud_probability=probability[end - len(job) : end],
                 features=lookup.features[end - len(job) : end],
+                batch=batch,
             )
             for job, end in zip(jobs, ends, strict=True)
         ]
@@ -175,7 +187,7 @@ class Predictor:
 def payment_spec(version: str) -> ModelSpec:
     """``card-fraud``: payments in, probabilities out, the features only when asked for."""
     return ModelSpec(
-        name="card-fraud",
+        name=PAYMENTS,
         version=version,
         inputs=IDENTITY,
         outputs=(Tensor("fraud_probability", "FP32"),),

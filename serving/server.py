@@ -26,6 +26,7 @@ import uvicorn
 
 from features.online import OnlineFeatures
 from serving.app import App, ServerSettings
+from serving.memory import ServingMemory
 from serving.predictor import Counting, Model, Predictor
 from telemetry.handle import NullHandle
 
@@ -84,13 +85,16 @@ def make_server(
     *,
     ready: Callable[[int], None],
     counting: Counting,
+    memory: ServingMemory | None = None,
 ) -> tuple[Server, socket.socket]:
     """A warmed-up server and its bound socket; ``server.run([socket])`` blocks and serves.
 
     ``ready`` is told the port. Raises OSError with the address if it cannot be bound.
     """
-    app = App(predictor, settings, counting)
+    app = App(predictor, settings, counting, memory)
     predictor.warm_up()
+    if memory is not None:
+        memory.predict(predictor.model, settings.max_batch_rows)
     server = Server(app, settings, ready)
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -117,8 +121,11 @@ def serve(
     """
     torch.set_num_threads(1)
     counting = counting or NullHandle()
+    memory = ServingMemory()
     predictor = Predictor(Model.load(model_folder), OnlineFeatures(store), counting)
-    server, listening = make_server(predictor, settings, ready=ready, counting=counting)
+    server, listening = make_server(
+        predictor, settings, ready=ready, counting=counting, memory=memory
+    )
     gc.collect()
     gc.freeze()
     server.run([listening])

@@ -312,10 +312,10 @@ _SUMMARY = (
 """In order of importance: of a machine with very many devices the last figures are left out."""
 
 
-def summary(profile: Profile, stage: str) -> dict[str, float]:
-    """At most ``SUMMARY_LIMIT`` figures of a stage, named for a tracking server; no absent ones."""
+def summary(profile: Profile, stage: str, limit: int = SUMMARY_LIMIT) -> dict[str, float]:
+    """At most ``limit`` figures of a stage, named for a tracking server; no absent ones."""
     figures = dict(_figures(profile.of(stage)))
-    return dict(list(figures.items())[:SUMMARY_LIMIT])
+    return dict(list(figures.items())[:limit])
 
 
 def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:

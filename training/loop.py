@@ -31,7 +31,9 @@ from torch.nn import functional
 from infra.device import Device
 from training.batches import Handle, Rows
 from training.checkpoint import read_checkpoint, write_checkpoint
+from training.loader import shuffled
 from training.models.base import FraudModel, ModelSettings
+from training.steps import StepClock, StepTimes, step_clock
 
 Phase = Literal["search", "refit"]
 Progress = Callable[[int, int], None]
@@ -97,6 +99,8 @@ class Trained:
     """Epochs that an earlier, killed training had done."""
     rows: int
     frauds: int
+    steps: StepTimes
+    """Where the time of the steps went; those of an earlier, killed training are not in it."""
 
 
 def train(
@@ -124,8 +128,11 @@ def train(
         progress=progress,
     )
     resumed_epochs = journal.read()
+    clock = step_clock(device, handle)
     with _repeatable(settings, device):
-        context = _Context(model=model, settings=settings, seed=seed, device=device, handle=handle)
+        context = Context(
+            model=model, settings=settings, seed=seed, device=device, handle=handle, clock=clock
+        )
         module = _search(context, rows, cut, journal)
         if settings.refit:
             module = _refit(context, rows, journal)
@@ -136,15 +143,17 @@ def train(
         resumed_epochs=resumed_epochs,
         rows=len(rows),
         frauds=int(rows.is_fraud.sum()),
+        steps=clock.times(),
     )
 
 
 def score(model: Callable[[Tensor], Tensor], rows: Rows) -> npt.NDArray[np.float32]:
     """Return the fraud probability, float32 [n], of ``rows`` under a model or exported program."""
-    return _probability(model, torch.from_numpy(rows.features)).numpy()
+    return probability(model, torch.from_numpy(rows.features)).numpy()
 
 
-def _probability(model: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+def probability(model: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """As ``score``, from raw features on the model's device, and answered there."""
     with torch.inference_mode():
         return torch.cat([model(part) for part in torch.split(features, SCORED_AT_ONCE)])
 
@@ -159,18 +168,30 @@ def state_digest(module: torch.nn.Module) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Context:
+class Context:
+    """What a training is given, and what its steps are timed by."""
+
     model: ModelSettings
     settings: TrainingSettings
     seed: int
     device: Device
     handle: Handle
+    clock: StepClock
 
     def tensors(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Raw features and labels (float32) on the device; on the CPU no feature is copied."""
         features = torch.from_numpy(rows.features)
         labels = torch.from_numpy(rows.is_fraud).float()
-        return features.to(self.device.torch_name), labels.to(self.device.torch_name)
+        if self.device.kind == "cpu":
+            return features, labels
+        with self.handle.phase("host_to_device"):
+            self.handle.count("host_to_device_bytes", features.nbytes + labels.nbytes)
+            return features.to(self.device.torch_name), labels.to(self.device.torch_name)
+
+    def fresh_model(self, phase: Phase) -> FraudModel:
+        """A model with the first weights of ``phase``, on the device."""
+        torch.manual_seed(_stream(self.seed, phase, 0))
+        return self.model.build().to(self.device.torch_name)
 
 
 @dataclass(kw_only=True)
@@ -197,7 +218,7 @@ class _Journal:
             self.best_weights, self.fit = state["best_weights"], state["fit"]
         return len(self.history)
 
-    def write(self, epoch: Epoch, fit: _Fit, total_epochs: int) -> None:
+    def write(self, epoch: Epoch, fit: Fit, total_epochs: int) -> None:
         """Enter an epoch and leave a checkpoint."""
         self.history.append(epoch)
         state = {
@@ -213,7 +234,7 @@ class _Journal:
         if self.progress is not None:
             self.progress(len(self.history), total_epochs)
 
-    def begin(self, phase: Phase, fit: _Fit) -> int:
+    def begin(self, phase: Phase, fit: Fit) -> int:
         """Bring ``fit`` to where ``phase`` was left; return the first epoch that is missing."""
         done = sum(epoch.phase == phase for epoch in self.history)
         if done and self.history[-1].phase == phase:
@@ -221,15 +242,14 @@ class _Journal:
         return done + 1
 
 
-class _Fit:
+class Fit:
     """One model on its way: its weights, their running average, and the optimiser."""
 
-    def __init__(self, context: _Context, phase: Phase, features: Tensor) -> None:
+    def __init__(
+        self, context: Context, phase: Phase, live: FraudModel, average: FraudModel
+    ) -> None:
         self.context, self.phase = context, phase
-        torch.manual_seed(_stream(context.seed, phase, 0))
-        self.live = context.model.build().to(context.device.torch_name)
-        self.live.fit_inputs(features)
-        self.average = copy.deepcopy(self.live)
+        self.live, self.average = live, average
         self.steps = 0
         self.optimiser = torch.optim.AdamW(
             self.live.parameters(),
@@ -238,25 +258,40 @@ class _Fit:
             fused=True,
         )
 
+    @classmethod
+    def begin(cls, context: Context, phase: Phase, features: Tensor) -> Fit:
+        """A fresh model with the input scaler of ``features``; its average begins as its copy."""
+        live = context.fresh_model(phase)
+        live.fit_inputs(features)
+        return cls(context, phase, live, copy.deepcopy(live))
+
     def run_epoch(self, epoch: int, prepared: Tensor, labels: Tensor) -> float:
         """Train on every row once, in the epoch's own order; return the mean loss."""
         torch.manual_seed(_stream(self.context.seed, self.phase, epoch))
-        handle = self.context.handle
-        order = torch.randperm(len(labels)).to(labels.device)
-        total = torch.zeros((), device=labels.device)
+        clock, batch_size = self.context.clock, self.context.settings.batch_size
+        device = labels.device
+        total = torch.zeros((), device=device)
         self.live.train()
-        for chosen in torch.split(order, self.context.settings.batch_size):
-            with handle.phase("data_wait"):
-                inputs, targets = prepared[chosen], labels[chosen]
-            with handle.phase("compute"):
-                total += self._step(inputs, targets) * len(chosen)
-            handle.count("samples", len(chosen))
-        return float(total) / len(labels)
+        clock.begin()
+        for batch in shuffled(prepared, labels, batch_size):
+            clock.lap("data_wait")
+            inputs, targets = (tensor.to(device) for tensor in batch)
+            clock.lap("host_to_device")
+            total += self.descend(self.logits(inputs), targets) * len(targets)
+            clock.lap("compute")
+            clock.step_done(len(targets))
+        mean = float(total) / len(labels)  # waits for the device
+        clock.end()
+        return mean
 
-    def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def logits(self, inputs: Tensor) -> Tensor:
+        """The forward half of a step: float32 [members, n], with what the backward half needs."""
         device = self.context.device
         with torch.autocast(device.kind, dtype=torch.bfloat16, enabled=device.amp):
-            logits = self.live.logits(inputs).float()
+            return self.live.logits(inputs).float()
+
+    def descend(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The backward half: gradients, optimiser, average. Returns the mean loss."""
         loss = functional.binary_cross_entropy_with_logits(logits, targets.expand_as(logits))
         self.optimiser.zero_grad()
         (loss * len(logits)).backward()  # type: ignore[no-untyped-call]
@@ -291,11 +326,11 @@ class _Fit:
         self.steps = state["steps"]
 
 
-def _search(context: _Context, rows: Rows, cut: int, journal: _Journal) -> FraudModel:
+def _search(context: Context, rows: Rows, cut: int, journal: _Journal) -> FraudModel:
     """Find the number of epochs on the hold-out; return the model that was best there."""
     settings = context.settings
     features, labels = context.tensors(rows)
-    fit = _Fit(context, "search", features[:cut])
+    fit = Fit.begin(context, "search", features[:cut])
     first = journal.begin("search", fit)
     prepared = fit.live.prepare(features[:cut])
     for epoch in range(first, settings.epochs + 1):
@@ -313,10 +348,10 @@ def _search(context: _Context, rows: Rows, cut: int, journal: _Journal) -> Fraud
     return fit.average
 
 
-def _refit(context: _Context, rows: Rows, journal: _Journal) -> FraudModel:
+def _refit(context: Context, rows: Rows, journal: _Journal) -> FraudModel:
     """Train a fresh model on all rows for the number of epochs that the search found."""
     features, labels = context.tensors(rows)
-    fit = _Fit(context, "refit", features)
+    fit = Fit.begin(context, "refit", features)
     first = journal.begin("refit", fit)
     prepared = fit.live.prepare(features)
     searched = sum(epoch.phase == "search" for epoch in journal.history)
@@ -331,9 +366,14 @@ def _in_refit(journal: _Journal) -> bool:
     return bool(journal.history) and journal.history[-1].phase == "refit"
 
 
+def held_out(rows: int, settings: TrainingSettings) -> int:
+    """How many of so many rows the search only asks about."""
+    return round(rows * settings.holdout_share)
+
+
 def _cut(rows: Rows, settings: TrainingSettings) -> int:
     """First row of the hold-out."""
-    cut = len(rows) - round(len(rows) * settings.holdout_share)
+    cut = len(rows) - held_out(len(rows), settings)
     for part, frauds in (("first", rows.is_fraud[:cut]), ("held-out", rows.is_fraud[cut:])):
         if not frauds.any() or frauds.all():
             raise ValueError(
@@ -345,8 +385,8 @@ def _cut(rows: Rows, settings: TrainingSettings) -> int:
 
 def _loss(model: FraudModel, features: Tensor, labels: Tensor) -> float:
     """Mean log loss of the averaged probability, which is what the model answers with."""
-    probability = _probability(model.eval(), features)
-    return float(functional.binary_cross_entropy(probability, labels))
+    answered = probability(model.eval(), features)
+    return float(functional.binary_cross_entropy(answered, labels))
 
 
 def _stream(seed: int, phase: Phase, epoch: int) -> int:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from infra.process import tied
 from pipeline.artifact import Artifact
 from pipeline.recipe import Recipe
-from pipeline.stage import RunContext, StageResult
+from pipeline.stage import RecorderHandle, RunContext, StageResult
+
+if TYPE_CHECKING:
+    from serving.stats import Reading
 
 _READY_S = 120
+_ASKED_EVERY_S = 1.0
+"""How often the server is asked where its time goes: as often as counters go to disk."""
+_POLLED_EVERY_S = 0.05
 _STOP_S = 30
 
 
@@ -67,7 +75,8 @@ class ServingStage:
         shutil.copytree(live, out / "online")
         payments = self._payments(clean, load)
         with self._server(inputs["champion"].path, live) as port, context.recorder.phase("load"):
-            result = self._put_load(port, load / "payments.parquet", context.seed)
+            server = _Server(port, context.recorder)
+            result = self._put_load(server, load / "payments.parquet", context.seed)
         shutil.rmtree(live)
         (load / "load.json").write_text(json.dumps(result, indent=1))
         context.recorder.count("requests", sum(one["answered"] for one in result["results"]))
@@ -77,6 +86,8 @@ class ServingStage:
             summary={
                 "held_per_s": result["held_per_s"],
                 "rates": {f"{one['offered_per_s']:g}": _figures(one) for one in result["results"]},
+                "parts": _parts(result["results"]),
+                "memory": server.memory,
                 "version": inputs["champion"].producer,
             },
         )
@@ -102,7 +113,7 @@ class ServingStage:
     def _online(self) -> str:
         return "sqlite" if self.store == "sqlite" else os.environ[self.redis_env]
 
-    @contextmanager
+    @contextlib.contextmanager
     def _server(self, model: Path, store: Path) -> Iterator[int]:
         """The server in a process of its own; yields its port."""
         command = tied(
@@ -126,18 +137,87 @@ class ServingStage:
                 process.kill()
                 process.wait()
 
-    def _put_load(self, port: int, payments: Path, seed: int) -> dict[str, Any]:
+    def _put_load(self, server: _Server, payments: Path, seed: int) -> dict[str, Any]:
         """The load generator in a process of its own: it must not wait for the server's turn."""
         command = tied(
             "serving.load",
-            *("--port", str(port), "--payments", str(payments), "--seed", str(seed)),
+            *("--port", str(server.port), "--payments", str(payments), "--seed", str(seed)),
             *("--rates", ",".join(f"{rate:g}" for rate in self.rates)),
             *("--seconds", f"{self.seconds_per_rate:g}"),
             *("--connections", str(self.connections)),
             *("--p99-limit-ms", f"{self.p99_limit_ms:g}"),
+            "--parts",
         )
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        return dict(json.loads(done.stdout))
+        with tempfile.TemporaryFile("w+") as out:
+            process = subprocess.Popen(command, stdout=out, text=True)
+            try:
+                while process.poll() is None:
+                    time.sleep(_POLLED_EVERY_S)
+                    server.ask_if_due()
+            finally:
+                process.kill()
+                process.wait()
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, command)
+            server.ask_if_due(after_s=0)
+            server.count_memory()
+            out.seek(0)
+            return dict(json.load(out))
+
+
+class _Server:
+    """The server as the stage sees it: where its time goes is counted for the recorder."""
+
+    def __init__(self, port: int, recorder: RecorderHandle) -> None:
+        from serving.stats import read_stats
+
+        self.port = port
+        self.memory: dict[str, Any] = {"reason": "the server did not answer when it was asked"}
+        self._recorder, self._read = recorder, read_stats
+        self._asked_s = time.monotonic()
+        self._before: Reading | None = None
+
+    def ask_if_due(self, after_s: float = _ASKED_EVERY_S) -> None:
+        """A question that gets no answer in time is left to the next one."""
+        if time.monotonic() - self._asked_s >= after_s:
+            with contextlib.suppress(OSError):
+                self._ask()
+
+    def _ask(self) -> None:
+        """Count what grew since the last time. Raises OSError."""
+        from serving.stats import PARTS
+
+        self._asked_s = time.monotonic()
+        now = self._read("127.0.0.1", self.port)
+        before, self._before = self._before, now
+        for part in PARTS:
+            grown = now.seconds(part) - (before.seconds(part) if before else 0)
+            self._recorder.count(f"{part}_seconds", grown)
+        self._recorder.count("requests_served", now.requests - (before.requests if before else 0))
+        self.memory = dict(now.memory)
+
+    def count_memory(self) -> None:
+        """Tell the recorder the server's memory, as it was when it was asked last."""
+        for said in ("predicted", "measured"):
+            peak_bytes = self.memory.get(said, {}).get("peak_bytes")
+            if peak_bytes is not None:
+                self._recorder.count(f"memory_{said}_bytes", peak_bytes)
+
+
+def _parts(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where the time went at the highest rate that was held, else at the lowest: as it was served,
+    and beside it the mean that the client saw, with what it waited outside of the server."""
+    held = [one for one in results if one["kept_up"]]
+    one = held[-1] if held else results[0]
+    if not one["parts"]:
+        return {"reason": "the server was not heard of its parts: it answered nothing, or too late"}
+    outside_ms = one["mean_ms"] - one["parts"]["server"]["mean_ms"]
+    return {
+        "offered_per_s": one["offered_per_s"],
+        **one["parts"],
+        "measured_mean_ms": one["mean_ms"],
+        "outside_mean_ms": outside_ms,
+    }
 
 
 def _figures(one: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,16 @@ from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.artifact import Artifact
 from pipeline.recipe import Recipe
-from pipeline.stage import Progress, RunContext, StageResult
+from pipeline.stage import Progress, RecorderHandle, RunContext, StageResult
+
+if TYPE_CHECKING:
+    from infra.device import Device
+    from infra.memory_peak import MeasuredPeak
+    from training.memory import PredictedMemory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +54,26 @@ class TrainingStage:
     def run(self, context: RunContext, inputs: Mapping[str, Artifact], out: Path) -> StageResult:
         """Train each fold, going on from its checkpoint after a kill, and export its program."""
         from infra.device import choose_device
+        from infra.memory_peak import watch_peak
         from training.batches import DayTable
         from training.export import export
         from training.loop import TrainingSettings, train
+        from training.memory import predict_memory
         from training.models.mlp import MlpSettings
+        from training.steps import StepTimes
 
         table = DayTable(folder=inputs["training_table"].path)
         device = choose_device(self.device)
         model, settings = MlpSettings(**self.model), TrainingSettings(**self.training)
         summary: dict[str, Any] = {"device": device.name, "folds": {}}
-        rows_in = 0
+        rows_in, steps, memory = 0, [], _Memory(context.recorder, device)
         for number, fold in enumerate(self.folds):
             rows = table.read(fold, self.train_days, context.recorder)
             rows_in += len(rows)
             work = context.work / fold.isoformat()
             work.mkdir(exist_ok=True)
+            memory.expect(predict_memory(len(rows), model=model, settings=settings, device=device))
+            peak = watch_peak(device)
             trained = train(
                 rows,
                 model=model,
@@ -74,6 +84,8 @@ class TrainingStage:
                 handle=context.recorder,
                 progress=partial(_of_all, context.progress, number, len(self.folds)),
             )
+            memory.found(peak.read())
+            steps.append(trained.steps)
             last_day = fold + timedelta(days=self.train_days - 1)
             place = out / "fold_models" / fold.isoformat()
             place.mkdir(parents=True)
@@ -97,8 +109,45 @@ class TrainingStage:
                 "resumed_epochs": trained.resumed_epochs,
                 "loss": trained.history[-1].loss,
             }
+        summary["steps"] = vars(StepTimes.of(steps))
+        summary["memory"] = memory.summary()
         shutil.copytree(out / "fold_models" / self.folds[-1].isoformat(), out / "model")
         return StageResult(rows_in=rows_in, summary=summary)
+
+
+class _Memory:
+    """Predicted against measured, each of the fold that has or needs most; told as it is known."""
+
+    def __init__(self, recorder: RecorderHandle, device: Device) -> None:
+        self._recorder, self._device = recorder, device
+        self._predicted: PredictedMemory | None = None
+        self._measured: MeasuredPeak | None = None
+
+    def expect(self, one: PredictedMemory) -> None:
+        """Of a fold, before it is trained."""
+        before = 0 if self._predicted is None else self._predicted.peak_bytes
+        if one.peak_bytes > before:
+            self._predicted = one
+            self._recorder.count("memory_predicted_bytes", one.peak_bytes - before)
+
+    def found(self, one: MeasuredPeak) -> None:
+        """Of a fold, after it was trained."""
+        before = 0 if self._measured is None else self._measured.peak_bytes or 0
+        if self._measured is None or (one.peak_bytes or 0) > before:
+            self._measured = one
+            if one.peak_bytes is not None:
+                self._recorder.count("memory_measured_bytes", one.peak_bytes - before)
+
+    def summary(self) -> dict[str, Any]:
+        """Both, and on the CPU why the GPU has no figures."""
+        assert self._predicted is not None
+        assert self._measured is not None
+        gpu = {"gpu": f"absent: the model was trained on the CPU ({self._device.name})"}
+        return {
+            "predicted": self._predicted.to_json(),
+            "measured": self._measured.to_json(),
+            **({} if self._device.kind == "cuda" else gpu),
+        }
 
 
 def _of_all(progress: Progress, fold: int, folds: int, done: int, total: int) -> None:

@@ -113,7 +113,7 @@ def test_tritonclient_finds_a_live_ready_server_and_its_models(client: Any) -> N
     assert client.is_model_ready("card-fraud")
     assert client.is_model_ready("card-fraud-labels", "1")
     assert not client.is_model_ready("card-fraud", "9")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "statistics"]
     about = client.get_model_metadata("card-fraud")
     assert [tensor["name"] for tensor in about["inputs"]] == [
         "customer_id",

@@ -195,7 +195,9 @@ def test_the_recorder_hears_of_samples_and_phases(rows, tmp_path, cpu, handle) -
     searched = sum(epoch.phase == "search" for epoch in trained.history)
     expected = searched * cut + trained.best_epoch * len(rows)
     assert handle.counts["samples"] == expected
-    assert {"data_wait", "compute", "holdout", "checkpoint"} <= set(handle.phases)
+    assert {"data_wait", "holdout", "checkpoint"} <= set(handle.phases)
+    assert handle.counts["steps"] == trained.steps.steps
+    assert "host_to_device_bytes" not in handle.counts  # the CPU moves nothing
     assert [done for done, _ in steps] == list(range(1, len(trained.history) + 1))
     assert steps[-1][0] == steps[-1][1]
 
