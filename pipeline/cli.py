@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli_compare import COMMANDS as COMPARE
 from pipeline.cli_data import data
 from pipeline.cli_infra import infra
 from pipeline.cli_options import (
@@ -26,10 +27,12 @@ from pipeline.cli_options import (
     out_option,
     set_option,
 )
+from pipeline.cli_profile import profile
 from pipeline.cli_runs import runs
 from pipeline.cli_telemetry import telemetry
 from pipeline.cli_vms import COMMANDS as VM_COMMANDS
 from pipeline.cli_vms_more import COMMANDS as VM_VIEWS
+from pipeline.cli_watch import COMMANDS as WATCH
 from pipeline.console import make_console
 
 __all__ = ["FAILED", "INTERRUPTED", "USAGE", "main"]
@@ -205,22 +208,6 @@ def sync(run: str | None, out: Path) -> None:
         sys.exit(FAILED)
 
 
-@main.command(epilog="Example: stagescope profile latest --stage training")
-@click.argument("run")
-@click.option("--stage", metavar="STAGE", help="Only this stage.")
-@out_option
-@json_option
-def profile(run: str, stage: str | None, out: Path, as_json: bool) -> None:
-    """Print the profile of RUN (an id, a folder or `latest`)."""
-    from pipeline.show import show_profile
-
-    folder = finished_run(run, out)
-    if as_json:
-        click.echo(folder.profile_json.read_text())
-    else:
-        show_profile(make_console(), folder, stage)
-
-
 @main.command(epilog="Example: stagescope report latest")
 @click.argument("run")
 @out_option
@@ -276,8 +263,10 @@ def completion(shell: str) -> None:
     click.echo(kind(main, {}, "stagescope", "_STAGESCOPE_COMPLETE").source())
 
 
-for group in (data, infra, runs, telemetry):
+for group in (data, infra, profile, runs, telemetry):
     main.add_command(group)
+for of_runs in (*COMPARE, *WATCH):
+    main.add_command(of_runs)
 for vm_command in (*VM_COMMANDS, *VM_VIEWS):
     infra.add_command(vm_command)
 

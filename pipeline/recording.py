@@ -11,6 +11,7 @@ from pipeline.recipe import RecipeError, read_recipe, telemetry_settings
 from pipeline.recipe import Tracking as TrackingSettings
 from pipeline.runner import STORE
 from pipeline.tracking import Tracking, TrackingAway
+from telemetry.finish import finish
 from telemetry.record import record_command
 from telemetry.runfolder import RunFolder
 
@@ -40,6 +41,7 @@ def record_stage(
         record = folder.read()
         record["recipe"] = {"tracking": tracking.model_dump(mode="json")}
         folder.write(record)
+        finish(folder)  # profile and report are of the record as it stands
         try:
             Tracking(tracking, out.resolve() / STORE).sync(folder)
         except TrackingAway as away:

@@ -334,8 +334,11 @@ class Run:
         fetch_windows(self.folder, self.listener.note, wait=status != "interrupted")
         self.record = self.folder.read()
         finish(self.folder)
+        told = list(self.record["losses"])
         self._send()
         self._save()
+        if self.record["losses"] != told:
+            finish(self.folder)  # profile and report are of the record as it stands
 
 
 def _as_json(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:

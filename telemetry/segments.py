@@ -25,7 +25,7 @@ from telemetry.samples import Metric, Sample, Series
 SUFFIX = ".arrows"
 ROTATE_S = 600.0
 """A segment is ended after this time, so that a damaged file costs no more of a long run."""
-_META = b"stagescope"
+META = b"stagescope"
 _FIELDS = (
     pa.field("ts_ns", pa.int64(), nullable=False),
     pa.field("start_ns", pa.int64()),
@@ -147,7 +147,7 @@ class SegmentWriter:
         self._buffer = io.BytesIO()
         self._writer = pa.ipc.new_stream(
             self._buffer,
-            _SCHEMA.with_metadata({_META: self._metadata()}),
+            _SCHEMA.with_metadata({META: self._metadata()}),
             options=pa.ipc.IpcWriteOptions(compression="zstd", emit_dictionary_deltas=True),
         )
 
@@ -241,10 +241,10 @@ def read_samples(folder: Path) -> SampleSet:
     absent: dict[tuple[str, str], Series] = {}
     periods: dict[str, float] = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        schema, batches = _whole_batches(path)
+        schema, batches = whole_batches(path)
         if schema is None:
             continue
-        meta = json.loads(schema.metadata[_META])
+        meta = json.loads(schema.metadata[META])
         for fields in meta["metrics"]:
             metric = Metric(**fields)
             metrics[metric.name] = metric
@@ -262,7 +262,7 @@ def read_samples(folder: Path) -> SampleSet:
     return SampleSet(table=table, metrics=metrics, absent=list(absent.values()), periods=periods)
 
 
-def _whole_batches(path: Path) -> tuple[pa.Schema | None, list[pa.Table]]:
+def whole_batches(path: Path) -> tuple[pa.Schema | None, list[pa.Table]]:
     """The schema and batches of a segment up to the first byte that is missing."""
     tables: list[pa.Table] = []
     schema = None

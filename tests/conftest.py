@@ -9,13 +9,19 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A machine that is busy is no finding: no test is timed.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 PARTS = {
     "redis-server": ("redis-server", "apt-get install redis-server"),
     "gcc": ("gcc", "apt-get install gcc libc6-dev"),
     "go": ("go", "apt-get install golang-go golang-github-vmware-govmomi-dev"),
     "chromium": ("chromium", "apt-get install chromium"),
+    "prometheus": ("prometheus", "apt-get install prometheus"),
 }
 HANDBOOK_HINT = (
     "set STAGESCOPE_HANDBOOK=file to the Handbook's transactions as one Parquet file "

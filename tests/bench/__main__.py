@@ -13,6 +13,7 @@ BENCHES = (
     "bench_nvml",
     "bench_steps",
     "bench_vcenter",
+    "bench_watch",
     "bench_vcenter_load",
 )
 

@@ -166,7 +166,7 @@ FULL = """
 """
 
 
-def test_a_full_disk_costs_whole_batches_and_says_so(tmp_path: Path) -> None:
+def test_a_full_disk_costswhole_batches_and_says_so(tmp_path: Path) -> None:
     """The limit on a file's size stands for the disk: writes fail in the middle of a batch."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path)],

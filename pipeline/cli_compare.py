@@ -1,0 +1,168 @@
+"""``stagescope compare`` and ``reproduce``: is it the same, and if not, where and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli_options import finished_run, json_option, out_option
+from pipeline.console import make_console
+
+if TYPE_CHECKING:
+    from telemetry.compare import Comparison
+    from telemetry.reference import Reference
+    from telemetry.runfolder import RunFolder
+
+EXIT = {"same": 0, "differs": 1, "unsure": 2}
+
+tolerance_option = click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="How far a stage's time may be off for `same` to be said.",
+)
+html_option = click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page with both timelines, too.",
+)
+
+
+@click.command(
+    short_help="What differs between two runs or profiles, and whether it is noise.",
+    epilog="Example: stagescope compare a100.profile.json latest --html compare.html",
+)
+@click.argument("a")
+@click.argument("b")
+@tolerance_option
+@html_option
+@out_option
+@json_option
+def compare(  # noqa: PLR0917 - click passes them by name
+    a: str, b: str, tolerance: float, html: Path | None, out: Path, as_json: bool
+) -> None:
+    """Compare B with A: each a run, several runs joined by commas, or a published profile.
+
+    At least three runs a side tell noise from change; five find a stage that is 5 % slower where it
+    varies by 1 %. Ends with 0 whatever it finds (see reproduce).
+    """
+    from telemetry.compare import compare as compare_profiles
+
+    sides = _side(a, out), _side(b, out)
+    comparison = compare_profiles(sides[0][0], sides[1][0], tolerance=tolerance / 100)
+    _show(comparison, html, [folders for _, folders in sides], as_json)
+
+
+@click.command(
+    short_help="Run a published profile's recipe again: the same, or what differs?",
+    epilog="Example: stagescope reproduce a100.profile.json --runs 5 --html compare.html",
+)
+@click.argument("profile", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--runs",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Runs to compare, each with every stage measured.",
+)
+@click.option(
+    "--warm-up",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Runs before them that do not count.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Say where things are here, e.g. --set data.path=FILE. May be repeated.",
+)
+@tolerance_option
+@html_option
+@out_option
+@json_option
+def reproduce(  # noqa: PLR0917 - click passes them by name
+    profile: Path,
+    runs: int,
+    warm_up: int,
+    overrides: tuple[str, ...],
+    tolerance: float,
+    html: Path | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Run what PROFILE holds again and compare.
+
+    Ends with 0 if it is the same, 1 if it differs, 2 if these runs could not tell (or could not be
+    made).
+    """
+    from pipeline.reproduce import RunFailed, ready
+    from pipeline.reproduce import reproduce as run_again
+    from telemetry.compare import compare as compare_profiles
+    from telemetry.reference import read_reference
+    from telemetry.runfolder import list_runs
+
+    reference = read_reference(profile)
+    console = make_console(stderr=True)
+    folders: list[RunFolder] = []
+
+    def say(sentence: str) -> None:
+        console.print(sentence, highlight=False, markup=False, style="dim")
+
+    once = ready(reference, overrides, out, say)
+    known = {folder.path for folder in list_runs(out)}
+    try:
+        measured = run_again(once, runs=runs, warm_up=warm_up, say=say)
+    except RunFailed as failed:
+        click.echo(f"outcome: could not tell: {failed}", err=True)
+        sys.exit(EXIT["unsure"])
+    folders = [one for one in list_runs(out) if one.path not in known][warm_up:]
+    comparison = compare_profiles(reference, measured, tolerance=tolerance / 100)
+    _show(comparison, html, [[], folders], as_json)
+    sys.exit(EXIT[comparison.outcome])
+
+
+def _side(text: str, out: Path) -> tuple[Reference, Sequence[RunFolder]]:
+    """A published profile, or runs as one, with their folders."""
+    from telemetry.reference import read_reference, reference_of
+
+    if Path(text).is_file():
+        return read_reference(Path(text)), []
+    folders = [finished_run(run, out) for run in text.split(",") if run]
+    if not folders:
+        raise ValueError(f"{text!r} names no run")
+    names = [folder.path.name for folder in folders]
+    name = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+    return reference_of(name, folders), folders
+
+
+def _show(
+    comparison: Comparison, html: Path | None, folders: Sequence[Sequence[RunFolder]], as_json: bool
+) -> None:
+    from pipeline.show_compare import show_comparison
+    from telemetry.runfolder import write_atomically
+
+    if html is not None:
+        from telemetry.compare_page import render, timeline
+
+        page = render(comparison, [timeline(one) for one in folders])
+        write_atomically(html, page)
+    if as_json:
+        click.echo(json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    show_comparison(make_console(), comparison)
+    if html is not None:
+        click.echo(html)
+
+
+COMMANDS: tuple[click.Command, ...] = (compare, reproduce)

@@ -1,0 +1,124 @@
+"""Comparisons for people: the table of stage times, what else differs, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from pipeline.console import print_rows
+from telemetry.compare import QUIET, WANTED, Compared, Comparison, percent
+from telemetry.reference import Reference
+
+MOST_ROWS = 40
+_OUTCOMES = {
+    "same": "same: no stage and no metric of its own differs beyond noise",
+    "differs": "differs",
+    "unsure": "could not tell",
+}
+_VERDICTS = {"unsure": "could not tell", "same": "same"}
+
+
+def show_published(console: Console, reference: Reference) -> None:
+    """What was published, stage by stage, with the runs that 5 % would need."""
+    rows = [
+        (
+            stage.name,
+            f"{stage.duration.median:.3g} s",
+            f"{min(stage.duration.known):.3g} to {max(stage.duration.known):.3g} s",
+            str(len(stage.metrics)),
+        )
+        for stage in reference.stages
+    ]
+    title = f"profile {reference.name}: {reference.runs} runs"
+    print_rows(console, title, ("stage", "median", "band", "figures"), rows)
+    for key, values in reference.varied.items():
+        told = ", ".join(map(str, dict.fromkeys(values)))
+        console.print(
+            f"note: {key} was not alike in all runs: {told}", highlight=False, markup=False
+        )
+
+
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Times first, then the metrics that differ, then reasons and what could not be told."""
+    a, b = comparison.a, comparison.b
+    title = f"A: {a.name} ({_runs(a.runs)})   B: {b.name} ({_runs(b.runs)})"
+    of_times = ("stage", "A", "B", "B less A", "interval", "verdict")
+    print_rows(console, title, of_times, [_time(row) for row in comparison.times])
+    for line in power_lines(comparison.times):
+        console.print(line, highlight=False, markup=False, style="dim")
+    found = [row for row in comparison.rest if row.is_found]
+    if found:
+        columns = ("stage", "metric", "figure", "A", "B", "change", "verdict")
+        print_rows(
+            console, "metrics that differ", columns, [_metric(row) for row in found[:MOST_ROWS]]
+        )
+        if len(found) > MOST_ROWS:
+            console.print(f"and {len(found) - MOST_ROWS} more (--json has all)", highlight=False)
+    console.print(counted(comparison), highlight=False, markup=False, style="dim")
+    for sentence in closing_lines(comparison):
+        console.print(sentence, highlight=False, markup=False)
+
+
+def closing_lines(comparison: Comparison) -> list[str]:
+    """Why it differs, how the environments differ, and the outcome, which is the last line."""
+    lines = [one.sentence for one in comparison.explanations]
+    lines += [f"environment: {one.sentence()}" for one in comparison.environment]
+    if comparison.outcome == "unsure":
+        lines += [f"open: {one}" for one in comparison.open_points()]
+    return [*lines, f"outcome: {_OUTCOMES[comparison.outcome]}"]
+
+
+def counted(comparison: Comparison) -> str:
+    found = sum(row.is_found for row in comparison.rest)
+    return (
+        f"{found} of {len(comparison.rest)} other figures differ; "
+        f"{comparison.too_small} too small to matter, {comparison.unpaired} on one side only"
+    )
+
+
+def power_lines(times: Sequence[Compared]) -> list[str]:
+    """Of each stage that varies by more than 1 %: what could be found, and what 5 % needs."""
+    lines = []
+    for row in times:
+        if row.spread is None or row.spread <= QUIET:
+            continue
+        needed = row.runs_for_5_percent
+        runs = f"{needed} runs a side" if needed else "more runs than anybody makes"
+        lines.append(
+            f"{row.stage}: varies by {percent(row.spread)}; {percent(row.smallest)} could have "
+            f"been found, {100 * WANTED:g} % would need {runs}"
+        )
+    return lines
+
+
+def _runs(many: int) -> str:
+    return "1 run" if many == 1 else f"{many} runs"
+
+
+def _time(row: Compared) -> tuple[str, ...]:
+    interval = (
+        "one run a side"
+        if row.change_low is None
+        else f"{percent(row.change_low, signed=True)} to {percent(row.change_high, signed=True)}"
+    )
+    return (
+        row.stage,
+        f"{row.a:.4g} s",
+        f"{row.b:.4g} s",
+        percent(row.change, signed=True),
+        interval,
+        _VERDICTS.get(row.verdict, row.verdict),
+    )
+
+
+def _metric(row: Compared) -> tuple[str, ...]:
+    return (
+        row.stage,
+        f"{row.entity} {row.metric}",
+        row.figure,
+        f"{row.a:,.4g} {row.unit}",
+        f"{row.b:,.4g} {row.unit}",
+        percent(row.change, signed=True) or f"{row.difference:+,.3g} {row.unit}",
+        row.verdict,
+    )

@@ -1,0 +1,428 @@
+"""Two profiles side by side: what differs, by how much, and whether that is noise or change.
+
+The times of the stages are a family of their own and tested first; all other metrics share what is
+left of the chance of a false alarm. ``docs/compare.md`` says why, and with what power.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from telemetry.explain import (
+    EnvironmentDifference,
+    Explanation,
+    by_stage,
+    environment_differences,
+    explain,
+)
+from telemetry.reference import DURATION, Entry, Reference, StageEntries, is_same_recipe
+from telemetry.statistics import (
+    Difference,
+    chance,
+    digits,
+    half_width,
+    holm,
+    runs_needed,
+    smallest,
+    welch,
+)
+
+SCHEMA = "stagescope.comparison/1"
+ALPHA_TIMES, ALPHA_REST = 0.04, 0.01
+"""Chance of a false alarm in each family; together one in twenty over the whole profile."""
+TOLERANCE = 0.20
+"""A stage whose interval lies within this share of its time is called the same."""
+LEAST_SHARE = 0.05
+"""Stages that take less of the run than this do not keep it from being called the same."""
+WANTED = 0.05
+"""The slowdown for which the needed runs are told, and the spread above which they are (1 %)."""
+QUIET = 0.01
+_MOST = math.log(1000)
+"""Of two runs the ends of an interval can lie beyond all sense: they are cut there."""
+Verdict = Literal["slower", "faster", "more", "less", "same", "unsure"]
+Outcome = Literal["same", "differs", "unsure"]
+CHANGES: frozenset[str] = frozenset({"slower", "faster", "more", "less"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How values of one kind are told apart.
+
+    ``grain``: amounts below it are too small to matter. Values are compared as asinh(x / 2 grain),
+    which is the logarithm where x is far above the grain and straight where it is not, so that zero
+    is a value like others. ``floor``: least spread of a run that is believed, and ``margin``: least
+    difference that is called one; both relative, above the grain.
+    """
+
+    grain: float
+    floor: float
+    margin: float
+
+    def scaled(self, values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return np.arcsinh(np.asarray(values, float) / (2 * self.grain))
+
+    def back(self, level: float, step: float) -> float:
+        """By how much a value grows whose scaled level grows by ``step``, at most thousandfold."""
+        step = min(max(step, -_MOST), _MOST)
+        return 2 * self.grain * (math.sinh(level + step) - math.sinh(level))
+
+
+TIME = Rule(grain=0.01, floor=0.002, margin=0.005)
+"""10 ms: a tick of the kernel. 0.2 %: what two clocks and a process's start leave open."""
+_SAID = Rule(grain=1.0, floor=0.002, margin=0.005)
+"""What a stage says of its data hardly varies."""
+_GRAINS = {
+    "s": 0.5,
+    "B": 4 * 2.0**20,
+    "B/s": 2.0**20,
+    "%": 1.0,
+    "W": 1.0,
+    "J": 10.0,
+    "1": 100.0,
+    "cores": 0.05,
+    "share": 0.01,
+    "ratio": 0.01,
+    "ms": 1.0,
+    "MHz": 10.0,
+    "°C": 1.0,
+}
+"""Amounts of a stage that nobody would look at, by unit: fifty clock ticks, a thousand pages …"""
+_OWN = re.compile(r"stage|app|data|gpu:.+")
+"""Whose metrics can make the outcome "differs": what others share is evidence only."""
+
+
+def rule_of(entry: Entry) -> Rule:
+    if entry.key == DURATION:
+        return TIME
+    if entry.entity == "data":
+        return replace(_SAID, grain=_GRAINS["ratio"] if entry.unit == "ratio" else 1.0)
+    return Rule(grain=_GRAINS.get(entry.unit, 1.0), floor=0.01, margin=0.02)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One figure on both sides.
+
+    ``difference``, ``low``, ``high``: B less A in ``unit``, and the interval that holds for all
+    figures of the family at once (null with one run a side). ``change``, ``change_low``,
+    ``change_high``: the same as shares of A, null where A is below its grain. ``chance`` is of so
+    large a difference among equals, ``adjusted`` after correction for the family. ``spread``: of a
+    run, relative. ``smallest``: the least change that would have been found in 9 of 10 cases.
+    """
+
+    stage: str
+    entity: str
+    metric: str
+    figure: str
+    unit: str
+    a: float
+    b: float
+    runs_a: int
+    runs_b: int
+    difference: float
+    low: float | None
+    high: float | None
+    change: float | None
+    change_low: float | None
+    change_high: float | None
+    chance: float
+    adjusted: float
+    spread: float | None
+    smallest: float | None
+    runs_for_5_percent: int | None
+    verdict: Verdict
+
+    @property
+    def is_time(self) -> bool:
+        return (self.entity, self.metric, self.figure) == DURATION
+
+    @property
+    def is_found(self) -> bool:
+        return self.verdict in CHANGES
+
+    @property
+    def decides(self) -> bool:
+        return self.is_time or _OWN.fullmatch(self.entity) is not None
+
+    def to_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        for name in ("chance", "adjusted"):
+            if math.isnan(fields[name]):
+                fields[name] = None
+        return {
+            name: digits(value, 6) if isinstance(value, float) else value
+            for name, value in fields.items()
+        }
+
+    def short(self) -> str:
+        """The difference in words: ``training is 5.2 % slower (3.9 % to 6.5 %)``."""
+        if self.is_time:
+            size = "" if self.change is None else f"{percent(abs(self.change))} "
+            word = "slower" if self.difference > 0 else "faster"
+            return f"{self.stage} is {size}{word}{self._interval()}"
+        return f"{self.entity} {self.metric} {self.a:,.4g} → {self.b:,.4g} {self.unit}"
+
+    def _interval(self) -> str:
+        if self.change_low is None or self.change_high is None:
+            return ""
+        ends = [self.change_low, self.change_high]
+        if ends[0] * ends[1] < 0:
+            return f" ({percent(ends[0], signed=True)} to {percent(ends[1], signed=True)})"
+        small, large = sorted(map(abs, ends))
+        return f" ({percent(small)} to {percent(large)})"
+
+
+def percent(share: float | None, *, signed: bool = False) -> str:
+    """A share as per cent in two digits, beyond tenfold in words."""
+    if share is None:
+        return ""
+    if abs(share) >= 10:
+        return "over 1,000 %"
+    value = 100 * share
+    text = f"{value:+.1f}" if signed else f"{value:.1f}"
+    return f"{text} %" if abs(value) < 10 else f"{value:+.0f} %" if signed else f"{value:.0f} %"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """``only``: stages that one side alone has; ``too_small``: figures below their grain."""
+
+    a: Reference
+    b: Reference
+    tolerance: float
+    times: tuple[Compared, ...]
+    rest: tuple[Compared, ...]
+    only: dict[str, list[str]]
+    unpaired: int
+    too_small: int
+    environment: tuple[EnvironmentDifference, ...]
+    explanations: tuple[Explanation, ...]
+
+    @property
+    def found(self) -> list[Compared]:
+        return [row for row in (*self.times, *self.rest) if row.is_found]
+
+    @property
+    def outcome(self) -> Outcome:
+        if any(row.decides for row in self.found):
+            return "differs"
+        return "unsure" if self.open_points() else "same"
+
+    def open_points(self) -> list[str]:
+        """Why nothing that differs does not yet mean the same, a sentence each."""
+        whole = sum(row.a for row in self.times)
+        points = [
+            f"{stage} was measured on one side only"
+            for side in ("a", "b")
+            for stage in self.only[side]
+        ]
+        for row in self.times:
+            if row.verdict != "unsure" or row.a < LEAST_SHARE * whole:
+                continue
+            if row.smallest is None:
+                points.append(
+                    f"{row.stage}: one run on each side says nothing of how much it varies"
+                )
+            else:
+                points.append(
+                    f"{row.stage} varies by {percent(row.spread)} from run to run: a "
+                    f"difference of {percent(row.smallest)} would have been found, and the "
+                    f"interval is wider than the {100 * self.tolerance:g} % asked for"
+                )
+        return points or ([] if self.times else ["no stage was measured on both sides"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "outcome": self.outcome,
+            "open": self.open_points(),
+            "tolerance": self.tolerance,
+            "a": _side(self.a),
+            "b": _side(self.b),
+            "times": [row.to_json() for row in self.times],
+            "metrics": [row.to_json() for row in self.rest],
+            "only": self.only,
+            "unpaired": self.unpaired,
+            "too_small": self.too_small,
+            "environment": [asdict(one) for one in self.environment],
+            "explanations": [one.to_json() for one in self.explanations],
+        }
+
+
+def _side(one: Reference) -> dict[str, Any]:
+    return {"name": one.name, "runs": one.runs, "recipe_digest": one.recipe_digest}
+
+
+def compare(a: Reference, b: Reference, *, tolerance: float = TOLERANCE) -> Comparison:
+    """Compare B with A. Raises ValueError for different recipes, with the keys that differ."""
+    if why := is_same_recipe(a.recipe, b.recipe, a.stagescope, b.stagescope):
+        raise ValueError(
+            f"{a.name} and {b.name} are of different recipes and say nothing of each other: {why}"
+        )
+    stages = [stage for stage in a.stages if stage.name in b.by_stage]
+    times = _family(
+        [(stage.name, stage.duration, b.by_stage[stage.name].duration) for stage in stages],
+        ALPHA_TIMES,
+        tolerance,
+    )
+    pairs = [(s.name, *pair) for s in stages for pair in _pairs(s, b.by_stage[s.name])]
+    large = [pair for pair in pairs if not _is_too_small(pair[1], pair[2])]
+    rest = _family(large, ALPHA_REST, tolerance)
+    environment = environment_differences(a, b)
+    of_stage = by_stage(rest)
+    return Comparison(
+        a=a,
+        b=b,
+        tolerance=tolerance,
+        times=times,
+        rest=rest,
+        only={
+            "a": [one.name for one in a.stages if one.name not in b.by_stage],
+            "b": [one.name for one in b.stages if one.name not in a.by_stage],
+        },
+        unpaired=sum(
+            len(set(stage.by_key) ^ set(b.by_stage[stage.name].by_key)) for stage in stages
+        ),
+        too_small=len(pairs) - len(large),
+        environment=tuple(environment),
+        explanations=tuple(
+            explain(row, of_stage.get(row.stage, []), environment) for row in times if row.is_found
+        ),
+    )
+
+
+def _pairs(a: StageEntries, b: StageEntries) -> Iterator[tuple[Entry, Entry]]:
+    """The figures besides the time that both sides have."""
+    for entry in a.metrics:
+        other = b.by_key.get(entry.key)
+        if other is not None and entry.key != DURATION and other.unit == entry.unit:
+            yield entry, other
+
+
+def _is_too_small(a: Entry, b: Entry) -> bool:
+    """Chosen by the amount alone, which says nothing of whether the sides differ."""
+    grain = rule_of(a).grain
+    return max(abs(value) for value in (*a.known, *b.known)) < grain
+
+
+def _family(
+    pairs: Sequence[tuple[str, Entry, Entry]], alpha: float, tolerance: float
+) -> tuple[Compared, ...]:
+    """All figures of one family, corrected for each other."""
+    if not pairs:
+        return ()
+    rules = [rule_of(a) for _, a, _ in pairs]
+    each = [
+        welch(rule.scaled(a.known), rule.scaled(b.known), rule.floor)
+        for rule, (_, a, b) in zip(rules, pairs, strict=True)
+    ]
+    together = Difference(
+        value=np.array([one.value for one in each]),
+        error=np.array([one.error for one in each]),
+        df=np.array([one.df for one in each]),
+        spread=np.array([one.spread for one in each]),
+    )
+    margins = np.array([rule.margin for rule in rules])
+    chances = chance(together, margins)
+    adjusted = holm(chances)
+    share = alpha / max(1, int(np.sum(~np.isnan(chances))))
+    widths, least = half_width(together, share), smallest(together, share, margins)
+    return tuple(
+        _compared(
+            stage,
+            a,
+            b,
+            _Tested(
+                rule=rules[i],
+                step=float(together.value[i]),
+                width=_known(widths[i]),
+                least=_known(least[i]),
+                spread=_known(together.spread[i]),
+                chance=float(chances[i]),
+                adjusted=float(adjusted[i]),
+                alpha=alpha,
+                share=share,
+            ),
+            tolerance,
+        )
+        for i, (stage, a, b) in enumerate(pairs)
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tested:
+    """What the test says of one figure, on the scale of its rule."""
+
+    rule: Rule
+    step: float
+    width: float | None
+    least: float | None
+    spread: float | None
+    chance: float
+    adjusted: float
+    alpha: float
+    share: float
+
+
+def _compared(stage: str, a: Entry, b: Entry, told: _Tested, tolerance: float) -> Compared:
+    rule = told.rule
+    level = float(rule.scaled(a.known).mean())
+    base = 2 * rule.grain * math.sinh(level)
+    is_time = a.key == DURATION
+
+    positive = min(*a.known, *b.known, 0.0) == 0.0
+
+    def amount(step: float | None) -> float | None:
+        if step is None:
+            return None
+        grown = rule.back(level, step)
+        return max(grown, -base) if positive else grown
+
+    def share(step: float | None) -> float | None:
+        value = amount(step)
+        return value / abs(base) if value is not None and abs(base) >= rule.grain else None
+
+    ends = (None, None) if told.width is None else (told.step - told.width, told.step + told.width)
+    verdict: Verdict = "unsure"
+    if told.adjusted <= told.alpha:
+        grown = told.step > 0
+        verdict = ("slower" if grown else "faster") if is_time else ("more" if grown else "less")
+    elif ends[0] is not None and ends[1] is not None:
+        within = math.log1p(tolerance)
+        verdict = "same" if -within <= ends[0] and ends[1] <= within else "unsure"
+    needed = None
+    if is_time and told.spread is not None and told.spread > QUIET:
+        needed = runs_needed(told.spread, math.log1p(WANTED), told.share, rule.margin)
+    return Compared(
+        stage=stage,
+        entity=a.entity,
+        metric=a.metric,
+        figure=a.figure,
+        unit=a.unit,
+        a=a.median,
+        b=b.median,
+        runs_a=len(a.known),
+        runs_b=len(b.known),
+        difference=rule.back(level, told.step),
+        low=amount(ends[0]),
+        high=amount(ends[1]),
+        change=share(told.step),
+        change_low=share(ends[0]),
+        change_high=share(ends[1]),
+        chance=told.chance,
+        adjusted=told.adjusted,
+        spread=told.spread,
+        smallest=share(told.least),
+        runs_for_5_percent=needed,
+        verdict=verdict,
+    )

@@ -1,0 +1,193 @@
+"""Why a stage takes longer there: the resource that its own metrics point to, and what of the
+environment would explain it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from telemetry.reference import Reference, flatten
+
+if TYPE_CHECKING:
+    from telemetry.compare import Compared
+
+POINTS_TO = 0.01
+"""Chance below which a metric that was not found to differ is still named, as a hint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentDifference:
+    """A key of the environment that both sides have with different values, or one side alone."""
+
+    key: str
+    a: Any
+    b: Any
+
+    def sentence(self) -> str:
+        return f"{self.key}: {_said(self.a)} in A, {_said(self.b)} in B"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """``witnesses``: patterns of "entity metric" that grow where this resource holds a stage back;
+    ``environment``: patterns of keys of the environment that would change it.
+    """
+
+    name: str
+    witnesses: str
+    environment: str
+
+
+RESOURCES = (
+    Resource(
+        name="amount of data",
+        witnesses=r"data (rows_in|rows_out|bytes_in|bytes_out)",
+        environment=r"(?!)",
+    ),
+    Resource(
+        name="CPU quota",
+        witnesses=r"cgroup cgroup_cpu_throttled_seconds",
+        environment=r"cgroup\.cpu_quota_cores",
+    ),
+    Resource(
+        name="waiting for a CPU",
+        witnesses=r"machine (psi_cpu_some_seconds|cpu_steal_seconds)"
+        r"|vm:[^ ]+ vm_cpu_(ready|costop|latency)_percent",
+        environment=r"cpu_usable|cpu\.count|placement\.vms\.\d+\.(vcpus|host_cores)",
+    ),
+    Resource(
+        name="memory",
+        witnesses=r"machine psi_memory_(some|full)_seconds|stage (page_faults_major|mem_swap_bytes)"
+        r"|vm:[^ ]+ vm_mem_(ballooned_bytes|swap_in_bytes_per_s|latency_percent)",
+        environment=r"memory_total_bytes|cgroup\.memory_limit_bytes"
+        r"|placement\.vms\.\d+\.memory_bytes",
+    ),
+    Resource(
+        name="disk",
+        witnesses=r"machine (psi_io_(some|full)_seconds|cpu_iowait_seconds)"
+        r"|disk:[^ ]+ disk_(read_wait|write_wait|busy)_seconds|stage io_read_bytes"
+        r"|vm:[^ ]+ vm_disk_.*latency.*",
+        environment=r"placement\.(datastores|vms\.\d+\.datastores).*|kernel",
+    ),
+    Resource(
+        name="GPU clock or power",
+        witnesses=r"gpu:[^ ]+ gpu_thrott.*",
+        environment=r"gpu\..*(name|power_limit_w|driver_version)",
+    ),
+    Resource(
+        name="network",
+        witnesses=r"vm:[^ ]+ vm_net_dropped_.*",
+        environment=r"placement\.(vm|esxi_host)",
+    ),
+    Resource(
+        name="CPU speed or work per CPU",
+        witnesses=r"stage cpu_(busy|user|system)_seconds",
+        environment=r"cpu\.model|kernel|python|packages\..*|distribution|stagescope"
+        r"|placement\.vms\.\d+\.(host_cpu_mhz|host_power_policy|esxi_version)|gpu\..*",
+    ),
+)
+"""From the particular to the general: beside an earlier one the last is an effect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Of a stage that differs: resources that it points to, evidence and explaining differences."""
+
+    stage: str
+    resources: tuple[str, ...]
+    evidence: tuple[str, ...]
+    environment: tuple[EnvironmentDifference, ...]
+    sentence: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def environment_differences(a: Reference, b: Reference) -> list[EnvironmentDifference]:
+    """All keys by which the environments differ, but for the names of the machines."""
+    one, two = ({**dict(flatten(r.environment)), "stagescope": r.stagescope} for r in (a, b))
+    return [
+        EnvironmentDifference(key=key, a=one.get(key), b=two.get(key))
+        for key in dict.fromkeys([*one, *two])
+        if one.get(key) != two.get(key) and not key.endswith(("placement.host", "reason"))
+    ]
+
+
+def explain(
+    stage: Compared, rows: Sequence[Compared], environment: Sequence[EnvironmentDifference]
+) -> Explanation:
+    """Why this stage's time differs. ``rows``: the comparisons of its metrics.
+
+    Found differences first; without any, what comes near to one is named as a hint.
+    """
+    found = dict(_witnessed(stage, rows, hints=False))
+    hints = not found
+    if hints:
+        found = dict(_witnessed(stage, rows, hints=True))
+    names = list(found) if len(found) < 2 else [one for one in found if one != RESOURCES[-1].name]
+    patterns = [one.environment for one in RESOURCES if not names or one.name in names]
+    fitting = [d for d in environment if any(re.fullmatch(one, d.key) for one in patterns)]
+    evidence = [row.short() for name in names for row in found[name][:3]]
+    return Explanation(
+        stage=stage.stage,
+        resources=tuple(names),
+        evidence=tuple(evidence),
+        environment=tuple(fitting),
+        sentence=_sentence(stage, names, evidence, fitting, hints=hints),
+    )
+
+
+def _witnessed(
+    stage: Compared, rows: Sequence[Compared], *, hints: bool
+) -> Iterator[tuple[str, list[Compared]]]:
+    """Resources with the witnesses that moved the way that the stage's time did."""
+    for resource in RESOURCES:
+        moved = [
+            row
+            for row in rows
+            if re.fullmatch(resource.witnesses, f"{row.entity} {row.metric}")
+            and row.difference * stage.difference > 0
+            and (row.chance <= POINTS_TO if hints else row.is_found)
+        ]
+        if moved:
+            yield resource.name, sorted(moved, key=lambda row: row.chance)
+
+
+def _sentence(
+    stage: Compared,
+    names: Sequence[str],
+    evidence: Sequence[str],
+    fitting: Sequence[EnvironmentDifference],
+    *,
+    hints: bool,
+) -> str:
+    parts = [stage.short()]
+    if names:
+        verb = "no metric differs beyond doubt, but it hints at" if hints else "it points to"
+        parts.append(f"{verb} {', '.join(names)} ({'; '.join(evidence)})")
+    else:
+        parts.append("no metric of it says which resource: it waited for something not measured")
+    if fitting:
+        told = "; ".join(one.sentence() for one in fitting[:4])
+        more = f" and {len(fitting) - 4} more" if len(fitting) > 4 else ""
+        parts.append(f"the environments differ where it would explain that: {told}{more}")
+    else:
+        parts.append("nothing known of the environments explains it")
+    return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def by_stage(rows: Sequence[Compared]) -> Mapping[str, list[Compared]]:
+    """Comparisons by the stage they are of, in order."""
+    found: dict[str, list[Compared]] = {}
+    for row in rows:
+        found.setdefault(row.stage, []).append(row)
+    return found

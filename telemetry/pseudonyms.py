@@ -1,0 +1,152 @@
+"""Names of people and machines out of what is published: hosts, VMs, addresses, UUIDs, paths.
+
+Names that the record is known to hold are replaced wherever they stand; whatever else has the form
+of an address, a UUID or a path outside of the system's own folders is replaced by its form. The
+same name gets the same replacement, so that a file still says what belongs together.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+DROPPED = frozenset(
+    {"uuid", "instance_uuid", "machine_id", "boot_id", "product_uuid", "gpu_uuids", "moid"}
+    | {"host_moid", "serial"}
+)
+"""Keys that identify one machine and describe nothing."""
+_HEX = "[0-9A-Fa-f]"
+_FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("uuid", re.compile(rf"(?:GPU-|MIG-)?\b{_HEX}{{8}}-(?:{_HEX}{{4}}-){{3}}{_HEX}{{12}}\b")),
+    ("id", re.compile(rf"\b{_HEX}{{32,}}\b")),
+    ("url", re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\",)]+")),
+    ("user", re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")),
+    ("mac", re.compile(rf"\b(?:{_HEX}{{2}}[:-]){{5}}{_HEX}{{2}}\b|(?<=enx){_HEX}{{12}}\b")),
+    ("address", re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)(?::\d+)?")),
+    ("address", re.compile(rf"(?<![\w:])(?:{_HEX}{{0,4}}:){{2,7}}{_HEX}{{1,4}}(?![\w:])")),
+    ("path", re.compile(r"(?<![\w.~/])(?:~|[A-Za-z]:)?/(?!/)[^\s'\",;:()]+")),
+)
+_SYSTEM = re.compile(r"/(?:proc|sys|dev|etc|usr|bin|lib|lib64)(?:/|$)")
+"""Paths that every Linux has say nothing of its user."""
+_VM = re.compile(r"vm:(.+)@([^@/]+)((?:/.*)?)", re.DOTALL)
+_ESXI = re.compile(r"esxi:([^/]+)((?:/.*)?)", re.DOTALL)
+
+
+class Pseudonyms:
+    """``known``: names by what they name, in the order in which they are numbered."""
+
+    def __init__(self, known: Mapping[str, Sequence[str]]) -> None:
+        self._names: dict[str, str] = {}
+        self._found: dict[str, dict[str, str]] = {}
+        for kind, names in known.items():
+            distinct = dict.fromkeys(name for name in names if name)
+            for name in distinct:
+                self._names.setdefault(name, f"{kind}-{self._number(kind, name)}")
+        longest = sorted(map(re.escape, self._names), key=len, reverse=True)
+        self._known = (
+            re.compile(rf"(?<![\w-])(?:{'|'.join(longest)})(?![\w-])") if longest else None
+        )
+
+    def _number(self, kind: str, name: str) -> int:
+        found = self._found.setdefault(kind, {})
+        found.setdefault(name, str(len(found) + 1))
+        return int(found[name])
+
+    def name(self, name: str, kind: str) -> str:
+        """What stands for a name of a VM, host, datastore …; the same each time."""
+        return self._names.setdefault(name, f"{kind}-{self._number(kind, name)}")
+
+    def text(self, text: str) -> str:
+        """A text without any known name and without what has the form of one."""
+        for kind, form in _FORMS:
+            text = form.sub(self._replacement(kind), text)
+        if self._known is not None:
+            text = self._known.sub(lambda found: self._names[found[0]], text)
+        return text
+
+    def _replacement(self, kind: str) -> Callable[[re.Match[str]], str]:
+        def of(found: re.Match[str]) -> str:
+            if kind == "path" and _SYSTEM.match(found[0]):
+                return found[0]
+            if kind == "address" and not _is_address(found[0]):
+                return found[0]
+            return f"{kind}-{self._number(kind, found[0])}"
+
+        return of
+
+    def entity(self, entity: str) -> str:
+        """An entity: what it is stays, whose it is does not (``vm:vm-1@host-1/scsi0:0``)."""
+        if found := _VM.fullmatch(entity):
+            vm, host = self.name(found[1], "vm"), self.name(found[2], "host")
+            return f"vm:{vm}@{host}{self._rest(found[3])}"
+        if found := _ESXI.fullmatch(entity):
+            return f"esxi:{self.name(found[1], 'host')}{self._rest(found[2])}"
+        kind, colon, rest = entity.partition(":")
+        return f"{kind}{colon}{self.text(rest)}"
+
+    def _rest(self, part: str) -> str:
+        return f"/{self.text(part[1:])}" if part else ""
+
+    def data(self, data: Any) -> Any:
+        """Nested plain data without the keys of ``DROPPED``.
+
+        A key that is one word is a field's name, whatever a machine may be called ("vm", "host").
+        """
+        if isinstance(data, str):
+            return self.text(data)
+        if isinstance(data, Mapping):
+            return {
+                key if str(key).isidentifier() else self.text(str(key)): self.data(value)
+                for key, value in data.items()
+                if key not in DROPPED
+            }
+        if isinstance(data, list | tuple):
+            return [self.data(one) for one in data]
+        return data
+
+
+def _is_address(text: str) -> bool:
+    """A time of day is no address, and neither is a version with four parts that begins with 0."""
+    if "." in text:
+        parts = text.partition(":")[0].split(".")
+        return all(int(part) < 256 for part in parts) and int(parts[0]) > 0
+    return "::" in text or text.count(":") >= 4
+
+
+def names_of(run: Mapping[str, Any], hypervisor: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """All names that a run's record and its view of the hypervisor are known to hold."""
+    placement, recipe = run.get("placement") or {}, run.get("recipe") or {}
+    seen, environment = hypervisor or {}, run.get("environment") or {}
+    vms = [*(placement.get("vms") or ()), *(seen.get("vms") or ())]
+    moves = [*(placement.get("moves") or ()), *(seen.get("moves") or ())]
+    vcenter = run.get("vcenter") or recipe.get("vcenter") or {}
+
+    def of(key: str) -> list[str]:
+        return [one[key] for one in vms if one.get(key)]
+
+    moved = [one[end] for one in moves for end in ("from_host", "to_host") if one.get(end)]
+    of_run = _some(placement.get("vm"), seen.get("vm"), vcenter.get("vm"))
+    return {
+        "vm": [*of_run, *of("vm"), *(vcenter.get("other_vms") or ())],
+        "host": [*_some(placement.get("esxi_host")), *of("esxi_host"), *moved],
+        "cluster": of("cluster"),
+        "datacenter": of("datacenter"),
+        "pool": of("resource_pool"),
+        "datastore": [name for one in vms for name in one.get("datastores") or ()],
+        "vcenter": list(_some(vcenter.get("host"), seen.get("server"))),
+        "machine": [*_some(run.get("host"), environment.get("host"), placement.get("host"))],
+        "user": [name for name in (_user(),) if name and name != "root"],
+    }
+
+
+def _some(*names: str | None) -> Iterator[str]:
+    yield from (name for name in names if name)
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user that has no name
+        return None

@@ -1,0 +1,201 @@
+"""Noise or change, from three to five runs a side: pure functions over whole arrays at once.
+
+The last axis of an array holds runs (``welch``) or the members of a family (``holm``); all other
+axes are independent of each other, so that a study can put a million comparisons into one call.
+``docs/compare.md`` says why these tests and no others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+POWER = 0.9
+"""How often a difference must be found that is called one that could have been found."""
+MOST_RUNS = 500
+"""Beyond so many runs a side nothing is asked for."""
+_TERMS = 300
+_ENOUGH = 1e-13
+_lgamma = np.vectorize(math.lgamma, otypes=[float])
+
+
+def t_tail(t: npt.ArrayLike, df: npt.ArrayLike) -> Floats:
+    """Probability that |T| of Student's distribution with ``df`` > 0 exceeds |t|; NaN stays NaN."""
+    t, df = np.broadcast_arrays(np.asarray(t, float), np.asarray(df, float))
+    square = np.square(t)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        rest = np.where(np.isinf(square), 1.0, square / (df + square))
+    tail = np.clip(_incomplete_beta(df / 2, 0.5, df / (df + square), rest), 0.0, 1.0)
+    return np.asarray(np.where(np.isnan(t) | np.isnan(df), np.nan, tail))
+
+
+def t_quantile(tail: npt.ArrayLike, df: npt.ArrayLike) -> Floats:
+    """The t >= 0 that |T| exceeds with probability ``tail``, 0 < tail <= 1, to 1e-9 of itself."""
+    tail, df = np.broadcast_arrays(np.asarray(tail, float), np.asarray(df, float))
+    low, high = np.zeros(tail.shape), np.ones(tail.shape)
+    while (above := t_tail(high, df) > tail).any():
+        low, high = np.where(above, high, low), np.where(above, 2 * high, high)
+    for _ in range(36):
+        middle = (low + high) / 2
+        above = t_tail(middle, df) > tail
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.asarray((low + high) / 2)
+
+
+def _incomplete_beta(a: Floats, b: float, x: Floats, rest: Floats) -> Floats:
+    """Regularised incomplete beta function I_x(a, b); ``rest`` is 1 - x without cancellation."""
+    turned = x > (a + 1) / (a + b + 2)
+    first, second = np.where(turned, b, a), np.where(turned, a, b)
+    x, rest = np.where(turned, rest, x), np.where(turned, x, rest)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = first * np.log(x) + second * np.log(rest)
+        scale += _lgamma(a + b) - _lgamma(a) - math.lgamma(b)
+        value = np.where(x > 0, np.exp(scale) / first * _fraction(first, second, x), 0.0)
+    return np.where(turned, 1.0 - value, value)
+
+
+def _fraction(a: Floats, b: Floats, x: Floats) -> Floats:
+    """The continued fraction of the incomplete beta function, by Lentz's method."""
+    c, d = np.ones(x.shape), 1 - (a + b) * x / (a + 1)
+    d = 1 / np.where(np.abs(d) < 1e-30, 1e-30, d)
+    result = d.copy()
+    for m in range(1, _TERMS):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for factor in (even, odd):
+            d, c = 1 + factor * d, 1 + factor / c
+            d = 1 / np.where(np.abs(d) < 1e-30, 1e-30, d)
+            c = np.where(np.abs(c) < 1e-30, 1e-30, c)
+            step = d * c
+            result *= step
+        if not (np.abs(step - 1) > _ENOUGH).any():
+            break
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Mean of B less mean of A, its standard error, degrees of freedom, and spread of one run.
+
+    NaN error and degrees: a single run a side says nothing of its own spread.
+    """
+
+    value: Floats
+    error: Floats
+    df: Floats
+    spread: Floats
+
+
+def welch(a: Floats, b: Floats, floor: npt.ArrayLike = 0.0) -> Difference:
+    """Compare runs along the last axis without supposing that both sides vary alike.
+
+    ``floor``: least standard deviation of a run that is believed: of a few runs that happen to lie
+    together, or of readings in coarse steps, the spread seen is too small. With one run on a side
+    the other side's spread stands for both.
+    """
+    many_a, many_b = a.shape[-1], b.shape[-1]
+    value = np.asarray(b.mean(-1) - a.mean(-1))
+    if many_a == 1 and many_b == 1:
+        nothing = np.full(value.shape, np.nan)
+        return Difference(value=value, error=nothing, df=nothing, spread=nothing)
+    least = np.square(np.asarray(floor, float))
+    of_a, of_b = (
+        np.maximum(one.var(-1, ddof=1), least) if one.shape[-1] > 1 else None for one in (a, b)
+    )
+    if of_a is None or of_b is None:
+        alone = np.asarray(of_a if of_b is None else of_b)
+        df = np.full(value.shape, float(max(many_a, many_b) - 1))
+        return Difference(
+            value=value,
+            error=np.sqrt(alone * (1 / many_a + 1 / many_b)),
+            df=df,
+            spread=np.sqrt(alone),
+        )
+    part_a, part_b = of_a / many_a, of_b / many_b
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = np.square(part_a + part_b) / (
+            np.square(part_a) / (many_a - 1) + np.square(part_b) / (many_b - 1)
+        )
+    return Difference(
+        value=value,
+        error=np.sqrt(part_a + part_b),
+        df=np.where(np.isfinite(df), df, many_a + many_b - 2.0),
+        spread=np.sqrt((of_a + of_b) / 2),
+    )
+
+
+def chance(difference: Difference, margin: npt.ArrayLike = 0.0) -> Floats:
+    """How likely so large a difference is where the true one is at most ``margin`` either way."""
+    beyond = np.maximum(np.abs(difference.value) - margin, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(beyond > 0, beyond / difference.error, np.where(beyond == 0, 0.0, np.nan))
+    return np.where(np.isnan(difference.error), np.nan, t_tail(t, difference.df))
+
+
+def holm(chances: npt.ArrayLike) -> Floats:
+    """Chances corrected for their family, the last axis; NaN was not tested and does not count.
+
+    What is at most alpha afterwards is found, and the chance that anything is found among what does
+    not differ is at most alpha, however the members depend on each other (Holm 1979).
+    """
+    chances = np.asarray(chances, float)
+    order = np.argsort(chances, axis=-1)  # NaN last
+    ranked = np.take_along_axis(chances, order, -1)
+    many = np.sum(~np.isnan(chances), -1, keepdims=True)
+    left = np.maximum(many - np.arange(chances.shape[-1]), 1)
+    grown = np.minimum(np.maximum.accumulate(ranked * left, -1), 1.0)
+    adjusted = np.empty_like(grown)
+    np.put_along_axis(adjusted, order, grown, -1)
+    return adjusted
+
+
+def half_width(difference: Difference, alpha: float) -> Floats:
+    """Half of the interval that misses the true difference with probability ``alpha``."""
+    known = ~np.isnan(difference.error)
+    t = t_quantile(alpha, np.where(known, difference.df, 1.0))
+    return np.asarray(np.where(known, t * difference.error, np.nan))
+
+
+def smallest(difference: Difference, alpha: float, margin: npt.ArrayLike = 0.0) -> Floats:
+    """The least true difference that is found in ``POWER`` of cases with a spread as it was seen.
+
+    The spread of a few runs is more often too small than too large: it is taken for its median.
+    """
+    known = ~np.isnan(difference.error)
+    df = np.where(known, difference.df, 1.0)
+    seen = np.sqrt(np.maximum(1 - 2 / (9 * df), 0.1) ** 3)  # Wilson and Hilferty's median
+    least = np.asarray(margin) + _needed(alpha, df) * difference.error / seen
+    return np.asarray(np.where(known, least, np.nan))
+
+
+def _needed(alpha: float, df: Floats) -> Floats:
+    """True difference in standard errors that passes the test of ``alpha`` in ``POWER`` of cases.
+
+    Difference less t times the error seen is nearly normal, with the mean and variance of both.
+    """
+    t = t_quantile(alpha, df)
+    mean = np.sqrt(2 / df) * np.exp(_lgamma((df + 1) / 2) - _lgamma(df / 2))
+    return np.asarray(t * mean + NormalDist().inv_cdf(POWER) * np.sqrt(1 + t * t * (1 - mean**2)))
+
+
+def runs_needed(spread: float, wanted: float, alpha: float, margin: float = 0.0) -> int | None:
+    """Runs a side with which a difference ``wanted`` is found in ``POWER`` of cases, at least 2.
+
+    None where it would take more than ``MOST_RUNS``.
+    """
+    runs: Floats = np.arange(2.0, MOST_RUNS + 1)
+    least = margin + _needed(alpha, 2.0 * (runs - 1)) * spread * np.sqrt(2 / runs)
+    enough = np.flatnonzero(least <= wanted)
+    return int(runs[enough[0]]) if len(enough) else None
+
+
+def digits(value: Any, many: int = 9) -> float:
+    """A number with so many significant digits, for files that people read."""
+    return float(f"{float(value):.{many}g}")

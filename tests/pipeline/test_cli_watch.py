@@ -1,0 +1,216 @@
+"""The commands: what people and scripts see of a run that goes on, and of a replay."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from pipeline.cli_options import FAILED, USAGE, SentenceGroup
+from pipeline.cli_watch import COMMANDS
+from pipeline.show_watch import WatchView, clock, page, shown, sparkline
+from telemetry.archive import EXAMPLE, unpack
+from telemetry.replay import DERIVED, replay
+from telemetry.runfolder import RunFolder
+from telemetry.watch import Live, Snapshot
+from tests.telemetry.test_finish import START_NS, stage
+from tests.telemetry.test_watch import NS, Script
+
+
+@click.group(cls=SentenceGroup)
+def main() -> None:
+    """The commands of this part alone."""
+
+
+for command in COMMANDS:
+    main.add_command(command)
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(one) for one in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return unpack(EXAMPLE, tmp_path_factory.mktemp("example") / "run")[0]
+
+
+def at(example: RunFolder, into: Path, seconds: float) -> Snapshot:
+    """The example as somebody sees it after so many seconds."""
+    found: list[Snapshot] = []
+
+    def look(done_s: float, _: float) -> None:
+        if done_s >= seconds and not found:
+            live = Live(RunFolder(into / example.read()["run_id"]))
+            live.update()
+            found.append(live.snapshot())
+
+    replay(example, into, speed=1.0, sleep=lambda _: None, progress=look)
+    return found[0]
+
+
+def test_the_example_is_replayed_and_compared(tmp_path: Path) -> None:
+    done = invoke("replay", "example", "--into", tmp_path / "replays")
+    assert done.exit_code == 0, done.output
+    assert done.output.count("the same bytes") == len(DERIVED)
+    (folder,) = (tmp_path / "replays").iterdir()
+    assert (folder / "report.html").is_file()
+    told = json.loads(invoke("replay", folder, "--into", tmp_path / "again", "--json").output)
+    assert told["same"] is True
+    assert [one["verdict"] for one in told["files"]] == ["same"] * len(DERIVED)
+
+
+def test_a_replay_that_differs_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telemetry.replay.derived_anew", lambda source: {})
+    monkeypatch.setattr("telemetry.archive._members", _other_digests(EXAMPLE))
+    done = invoke("replay", "example", "--into", tmp_path)
+    assert done.exit_code == FAILED
+    assert "NOT the same bytes" in done.output
+
+
+def _other_digests(path: Path) -> Any:
+    from telemetry.archive import ABOUT, _members
+
+    members = _members(path)
+    about = json.loads(members[ABOUT])
+    about["digests"] = dict.fromkeys(about["digests"], "0" * 64)
+    return lambda _: {**members, ABOUT: json.dumps(about).encode()}
+
+
+def test_a_run_is_packed_and_its_archive_replayed(example: RunFolder, tmp_path: Path) -> None:
+    archive = tmp_path / "mine.tar.xz"
+    packed = invoke("replay", example.path, "--pack", archive)
+    assert packed.exit_code == 0
+    assert "KiB" in packed.output
+    assert invoke("replay", archive, "--into", tmp_path / "replays").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("replay", "nothing.tar.xz"), "no archive nothing.tar.xz"),
+        (("replay", "nothing"), "no run 'nothing'"),
+        (("replay", "example", "--speed", "0"), "0"),
+        (("watch",), "no run goes on"),
+        (("watch", "nothing"), "no run 'nothing'"),
+    ],
+)
+def test_wrong_usage_is_said_in_a_sentence(
+    arguments: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*arguments)
+    assert done.exit_code == USAGE
+    assert told in done.output
+
+
+def test_a_bad_address_is_said_before_anything_is_watched(example: RunFolder) -> None:
+    done = invoke("watch", example.path, "--prometheus", "9464")
+    assert done.exit_code == USAGE
+    assert "give one like 127.0.0.1:9464" in done.output
+
+
+def test_without_a_terminal_there_are_plain_lines(example: RunFolder) -> None:
+    done = invoke("watch", example.path)
+    assert done.exit_code == 0
+    lines = done.output.splitlines()
+    assert "\x1b" not in done.output
+    assert lines[0].startswith("ingest: finished in ")
+    assert lines[-1].endswith("finished · 1:49")
+
+
+def test_for_scripts_each_look_is_a_line_of_json(example: RunFolder) -> None:
+    told = json.loads(invoke("watch", example.path, "--json").output.splitlines()[-1])
+    assert (told["status"], told["stage"]) == ("finished", None)
+    assert {"name", "value"} <= told["series"][0].keys()
+
+
+def test_the_page_shows_stages_guest_gpus_and_hypervisor(
+    example: RunFolder, tmp_path: Path
+) -> None:
+    snapshot = at(example, tmp_path, 75.0)
+    console = Console(width=110, force_terminal=True, color_system=None, record=True)
+    with WatchView(console) as view:
+        view.show(snapshot)
+    console.print(page(snapshot))
+    text = console.export_text()
+    for one in ("stage serving (6)", "a replay, 1 times as fast", "✓ training", "▶ serving", "CPU",
+                "of 2 cores", "memory", "disk written", "GPU 0 busy", "GPU 1 power", "vm-1 ready",
+                "esxi-1.example power"):  # fmt: skip
+        assert one in text, one
+
+
+def test_a_line_for_each_change_and_one_in_ten_seconds(tmp_path: Path) -> None:
+    script = Script(tmp_path, [stage("fit", "running", START_NS, None)])
+    console = Console(width=160, record=True)
+    with WatchView(console) as view:
+        for at_s in (1.0, 2.0, 3.0):
+            script.write(at_s, mem_used_bytes=("machine", "gauge", 5 * 2.0**30))
+            script.live.update()
+            view.show(script.live.snapshot())
+        record = script.folder.read()
+        record["stages"][0] |= {"status": "failed", "end_ns": START_NS + 4 * NS, "reason": "no"}
+        script.folder.write({**record, "status": "failed", "ended_ns": START_NS + 5 * NS})
+        script.live.update()
+        view.show(script.live.snapshot())
+    assert console.export_text().splitlines() == [
+        "fit: started",
+        "0:01 fit, memory 5.0 GiB",
+        "fit: failed in 4.0 s: no",
+        "run 20261124-020000-3fa9c1 · default · failed · 0:05",
+    ]
+
+
+def test_an_endpoint_follows_one_run_after_another(example: RunFolder, tmp_path: Path) -> None:
+    """Real parts: a watcher that waits, two replays, and one scrape of each."""
+    import re
+    import time
+    import urllib.request
+
+    command = [sys.executable, "-c", "from tests.pipeline.test_cli_watch import main; main()",
+               "watch", "--out", str(tmp_path), "--follow", "--every", "0.2", "--prometheus",
+               "127.0.0.1:0"]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    ) as watching:  # fmt: skip
+        assert watching.stderr is not None
+        found = re.search(r"http://\S+", watching.stderr.readline())
+        assert found
+        for number in range(2):
+            source = RunFolder(tmp_path / f"source-{number}" / "run")
+            source.path.mkdir(parents=True)
+            run_id = f"20261125-00000{number}-abcdef"
+            source.write({**example.read(), "run_id": run_id})
+            source.samples.symlink_to(example.samples)
+            replay(source, tmp_path, speed=60.0)
+            time.sleep(0.6)
+            with urllib.request.urlopen(found[0], timeout=10) as answer:
+                text = answer.read().decode()
+            assert f'run="{run_id}"' in text
+            assert 'status="finished"' in text
+        watching.terminate()
+
+
+def test_figures_are_short_and_have_their_unit() -> None:
+    assert [shown(*one) for one in (
+        (None, "bytes"), (0.0, "bytes"), (1536.0, "bytes_per_second"), (2.0**40, "bytes"),
+        (0.256, "ratio"), (0.015, "seconds"), (61.23, "seconds"), (150.4, "watts"),
+        (1.234, "cores"), (3.0, ""),
+    )] == ["–", "0 B", "1.5 KiB/s", "1.0 TiB", "26 %", "15 ms", "61.2 s", "150 W",
+           "1.23 cores", "3"]  # fmt: skip
+    assert [clock(one) for one in (0, 59.9, 61, 3723)] == ["0:00", "0:59", "1:01", "1:02:03"]
+
+
+def test_a_sparkline_begins_at_nothing() -> None:
+    assert sparkline([0.0, 0.5, 1.0], 1.0) == "▁▅█"
+    assert sparkline([0.0, 0.0]) == "▁▁"
+    assert sparkline([]) == ""
+    assert sparkline([3.0], 1.0) == "█"

@@ -1,0 +1,200 @@
+"""Comparing: the same, what differs and by how much, why, and what could not be told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from telemetry.compare import TIME, Comparison, Rule, compare
+from telemetry.compare_page import render
+from telemetry.profile import Row
+from telemetry.reference import Reference, reference_of
+from tests.browser import Browser
+from tests.telemetry.reference_runs import ENVIRONMENT, RECIPE, made_run, row
+
+QUIET = (1.0, 1.004, 0.997, 1.002, 0.999)
+
+
+def side(
+    out: Path, name: str, *, training: float = 10.0, runs: int = 5, spread: float = 1.0, **more: Any
+) -> Reference:
+    noise = [1 + spread * (one - 1) for one in QUIET][:runs]
+    folders = [
+        made_run(out / name, i, {"processing": 4 * (2 - one), "training": training * one}, **more)
+        for i, one in enumerate(noise, 1)
+    ]
+    return reference_of(name, folders)
+
+
+def test_the_same_is_the_same(tmp_path: Path) -> None:
+    got = compare(side(tmp_path, "a"), side(tmp_path, "b", training=10.01))
+    assert got.outcome == "same"
+    assert {row.verdict for row in got.times} == {"same"}
+    assert not got.found
+
+
+def test_a_slower_stage_is_found_with_its_interval(tmp_path: Path) -> None:
+    got = compare(side(tmp_path, "a"), side(tmp_path, "b", training=10.5))
+    assert got.outcome == "differs"
+    training = got.times[1]
+    assert training.verdict == "slower"
+    assert training.change == pytest.approx(0.05, abs=1e-3)
+    assert training.change_low
+    assert training.change_high
+    assert 0.03 < training.change_low < 0.05 < training.change_high < 0.07
+    assert got.times[0].verdict == "same"
+    assert "training is 5.0 % slower" in got.explanations[0].sentence.lower()
+
+
+def test_a_faster_one_is_the_same_turned_round(tmp_path: Path) -> None:
+    got = compare(side(tmp_path, "b", training=10.5), side(tmp_path, "a"))
+    assert got.times[1].verdict == "faster"
+
+
+def test_noise_is_not_called_the_same_and_says_what_it_could_have_found(tmp_path: Path) -> None:
+    got = compare(side(tmp_path, "a", spread=30), side(tmp_path, "b", spread=30, training=10.5))
+    assert got.outcome == "unsure"
+    training = got.times[1]
+    assert training.verdict == "unsure"
+    assert (training.smallest or 0) > 0.2
+    assert (training.runs_for_5_percent or 0) > 20
+    assert any("training varies by" in one for one in got.open_points())
+
+
+def test_a_quiet_stage_needs_no_word_on_runs(tmp_path: Path) -> None:
+    got = compare(side(tmp_path, "a"), side(tmp_path, "b"))
+    assert all(one.runs_for_5_percent is None for one in got.times)
+
+
+def test_one_run_a_side_says_nothing_of_noise(tmp_path: Path) -> None:
+    got = compare(side(tmp_path, "a", runs=1), side(tmp_path, "b", runs=1, training=20))
+    assert got.outcome == "unsure"
+    assert got.times[1].low is None
+    assert got.times[1].change == pytest.approx(1.0, abs=0.01)
+    json.dumps(got.to_json(), allow_nan=False)
+
+
+def test_one_run_is_held_against_a_published_profile(tmp_path: Path) -> None:
+    got = compare(side(tmp_path, "a"), side(tmp_path, "b", runs=1, training=15))
+    assert got.times[1].verdict == "slower"
+
+
+def test_other_recipes_are_refused(tmp_path: Path) -> None:
+    other = side(tmp_path, "b", recipe={**RECIPE, "seed": 8})
+    with pytest.raises(ValueError, match=r"different recipes .* seed is 7 and 8"):
+        compare(side(tmp_path, "a"), other)
+
+
+def test_a_stage_of_one_side_leaves_it_open(tmp_path: Path) -> None:
+    more = [made_run(tmp_path / "b", i, {"processing": 4.0}) for i in (1, 2, 3)]
+    got = compare(side(tmp_path, "a"), reference_of("b", more))
+    assert got.only == {"a": ["training"], "b": []}
+    assert got.outcome == "unsure"
+
+
+@pytest.mark.parametrize(
+    ("witness", "environment", "resource", "told"),
+    [
+        (
+            row("training", "cgroup", "cgroup_cpu_throttled_seconds", "s", 6.0),
+            {"cgroup": {"cpu_quota_cores": 1.0}},
+            "CPU quota",
+            "cgroup.cpu_quota_cores: none in A, 1.0 in B",
+        ),
+        (
+            row("training", "machine", "psi_cpu_some_seconds", "s", 6.0),
+            {"cpu_usable": 2},
+            "waiting for a CPU",
+            "cpu_usable: 8 in A, 2 in B",
+        ),
+        (
+            row("training", "machine", "psi_io_full_seconds", "s", 6.0),
+            {},
+            "disk",
+            "nothing known of the environments explains it",
+        ),
+    ],
+)
+def test_a_difference_is_explained_by_resource_and_environment(
+    tmp_path: Path, witness: Row, environment: dict[str, Any], resource: str, told: str
+) -> None:
+    calm = row(witness.stage, witness.entity, witness.metric, witness.unit, 0.0)
+    a = side(tmp_path, "a", rows=[calm])
+    b = side(tmp_path, "b", training=16, rows=[witness], environment={**ENVIRONMENT, **environment})
+    (explained,) = compare(a, b).explanations
+    assert explained.stage == "training"
+    assert resource in explained.resources
+    assert told.lower() in explained.sentence.lower()
+
+
+def test_what_others_share_is_evidence_and_decides_nothing(tmp_path: Path) -> None:
+    rows = [[row("training", "machine", "psi_cpu_some_seconds", "s", s)] for s in (1.0, 9.0)]
+    got = compare(side(tmp_path, "a", rows=rows[0]), side(tmp_path, "b", rows=rows[1]))
+    assert [one.metric for one in got.found] == ["psi_cpu_some_seconds"]
+    assert got.outcome == "same"
+
+
+LEVELS = st.floats(-1e12, 1e12)
+
+
+@given(LEVELS, st.floats(-5, 5), st.sampled_from([TIME, Rule(grain=4e6, floor=0.01, margin=0.02)]))
+def test_the_scale_is_monotone_and_goes_back(value: float, step: float, rule: Rule) -> None:
+    level = float(rule.scaled([value])[0])
+    there = value + rule.back(level, step)
+    assert rule.scaled([there])[0] == pytest.approx(level + step, abs=1e-6)
+    assert rule.back(level, step) * step >= 0
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.floats(0.5, 50), min_size=2, max_size=6), st.integers(0, 2**32 - 1))
+def test_swapping_the_sides_swaps_the_verdicts(
+    tmp_path_factory: pytest.TempPathFactory, times: list[float], seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    out = tmp_path_factory.mktemp("runs")
+    sides = []
+    for name in "ab":
+        folders = [
+            made_run(out / name, i, {"training": t * float(random.lognormal(0, 0.1))})
+            for i, t in enumerate(times)
+        ]
+        sides.append(reference_of(name, folders))
+    one, two = compare(*sides), compare(*reversed(sides))
+    turned = {"slower": "faster", "faster": "slower", "more": "less", "less": "more"}
+    # A chance exactly at the level may round to either side: none of these is.
+    for left, right in zip((*one.times, *one.rest), (*two.times, *two.rest), strict=True):
+        if left.is_found:
+            assert right.verdict == turned[left.verdict]
+        assert left.adjusted == pytest.approx(right.adjusted, abs=1e-9)
+
+
+def page(tmp_path: Path, hostile: str = "b") -> tuple[Comparison, str]:
+    b = side(tmp_path, "b", training=16, environment={**ENVIRONMENT, "kernel": hostile})
+    got = compare(side(tmp_path, "a"), b)
+    return got, render(got)
+
+
+def test_the_page_is_alone_and_inert(tmp_path: Path) -> None:
+    _, html = page(tmp_path, "</style><script>alert(1)</script>")
+    assert "<script" not in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert "training is 60 % slower" in html
+
+
+@pytest.mark.needs("chromium")
+@pytest.mark.parametrize("width", [1400, 390])
+def test_the_page_is_drawn_in_a_browser(tmp_path: Path, width: int) -> None:
+    file = tmp_path / "compare.html"
+    file.write_text(page(tmp_path)[1])
+    seen = Browser(width=width).open(file.as_uri())
+    assert seen.console == []
+    assert seen.dom.count('class="bar-a"') == 2
+    assert seen.dom.count('class="bar-b"') == 2

@@ -1,0 +1,192 @@
+"""Publishing: whole, without names, the same bytes again, and refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import telemetry.reference
+from telemetry.profile import Row
+from telemetry.pseudonyms import Pseudonyms
+from telemetry.reference import Reference, digest_of, read_reference, reference_of, write_reference
+from telemetry.runfolder import RunFolder
+from tests.telemetry.reference_runs import RECIPE, made_run, row
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs/reference.schema.json").read_text())
+TIMES = ((4.0, 9.0), (4.1, 9.2), (4.05, 8.9))
+UUID = "4220f5a4-5c3e-4b1a-9d0e-0a1b2c3d4e5f"
+PLACE = {
+    "vm": "ml-train",
+    "moid": "vm-17",
+    "uuid": UUID,
+    "esxi_host": "esx7.lab.example",
+    "cluster": "gold",
+    "datastores": ["ssd-ann"],
+    "vcpus": 8,
+    "host_power_policy": "balanced",
+}
+NAMES = (
+    "node7",
+    "ml-train",
+    "esx7",
+    "lab.example",
+    "gold",
+    "ssd-ann",
+    "ann",
+    UUID,
+    "10.1.2.3",
+    "vc1",
+)
+
+
+def runs(out: Path, **more: Any) -> list[RunFolder]:
+    return [
+        made_run(out, number, dict(zip(("processing", "training"), took, strict=True)), **more)
+        for number, took in enumerate(TIMES, 1)
+    ]
+
+
+def seen(out: Path) -> list[RunFolder]:
+    """Runs that are full of names."""
+    rows = [
+        row("training", "vm:ml-train@esx7.lab.example/scsi0:0", "vm_disk_read", "B", 1e9),
+        row("training", "esxi:esx7.lab.example", "host_power_w", "W", 300.0),
+        replace(Row(stage="training", entity="gpu", metric="energy_j", unit="J", kind="counter"),
+                reason=f"GPU-{UUID} on node7 did not answer 10.1.2.3:443, see /home/ann/log"),
+    ]  # fmt: skip
+    recipe = {
+        **RECIPE,
+        "vcenter": {"host": "vc1", "vm": UUID},
+        "cluster": {"scheduler": "tcp://x:1"},
+    }
+    placement = {"host": "node7", "machine_id": "0" * 32, "vm": "ml-train", "vms": [PLACE]}
+    return runs(out, rows=rows, recipe=recipe, placement=placement)
+
+
+def test_what_is_published_is_by_its_schema_and_reads_back(tmp_path: Path) -> None:
+    reference = reference_of("lab", runs(tmp_path), whole=True)
+    jsonschema.validate(reference.to_json(), SCHEMA)
+    training = reference.by_stage["training"].duration
+    assert (training.median, training.values) == (9.0, (9.0, 9.2, 8.9))
+    file = tmp_path / "lab.json"
+    write_reference(reference, file)
+    assert read_reference(file).to_text() == file.read_text()
+    again = reference_of("lab", [RunFolder(one) for one in sorted(tmp_path.glob("2026-*"))])
+    assert again.to_text() == file.read_text()
+
+
+def test_a_metric_is_one_line_for_git(tmp_path: Path) -> None:
+    lines = reference_of("lab", runs(tmp_path)).to_text().splitlines()
+    assert sum('"duration_seconds"' in line for line in lines) == 2
+    assert json.loads(next(line for line in lines if "duration_s" in line).strip().rstrip(","))
+
+
+def test_names_of_people_and_machines_are_replaced(tmp_path: Path) -> None:
+    text = reference_of("published", seen(tmp_path)).to_text()
+    for name in NAMES:
+        assert name not in text.replace("scsi", ""), name
+    assert '"vm:vm-1@host-1/scsi0:0"' in text
+    assert '"host_power_policy": "balanced"' in text
+
+
+def test_names_are_kept_when_that_is_asked_for(tmp_path: Path) -> None:
+    text = reference_of("published", seen(tmp_path), keep_names=True).to_text()
+    assert "vm:ml-train@esx7.lab.example" in text
+    assert "node7" in text
+
+
+def test_the_digest_says_what_is_done_and_not_where(tmp_path: Path) -> None:
+    here = reference_of("a", runs(tmp_path / "a"))
+    moved = {**RECIPE, "data": {**RECIPE["data"], "path": "/mnt/else"}, "tracking": {"uri": "x"}}
+    assert reference_of("b", runs(tmp_path / "b", recipe=moved)).recipe_digest == here.recipe_digest
+    other = reference_of("c", runs(tmp_path / "c", recipe={**RECIPE, "seed": 8}))
+    assert other.recipe_digest != here.recipe_digest
+    assert digest_of(here.recipe) == here.recipe_digest
+
+
+def test_a_changed_recipe_is_not_read(tmp_path: Path) -> None:
+    document = reference_of("lab", runs(tmp_path)).to_json()
+    with pytest.raises(ValueError, match="changed after it was published"):
+        Reference.from_json({**document, "recipe": {**document["recipe"], "seed": 1}})
+
+
+def test_an_unknown_schema_is_refused_and_a_known_old_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = reference_of("lab", runs(tmp_path)).to_json()
+    with pytest.raises(ValueError, match=r"schema 'stagescope\.reference/9'"):
+        Reference.from_json({**document, "schema": "stagescope.reference/9"})
+    old = {**document, "schema": "stagescope.reference/0"}
+    title = old.pop("name")
+    monkeypatch.setattr(
+        telemetry.reference,
+        "_UPGRADES",
+        {
+            "stagescope.reference/0": lambda one: {
+                **one,
+                "name": title,
+                "schema": document["schema"],
+            }
+        },
+    )
+    assert Reference.from_json(old).name == "lab"
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (lambda out: runs(out)[:2], "at least 3"),
+        (lambda out: [runs(out)[0]] * 3, "named twice"),
+        (lambda out: runs(out, status="failed"), "only finished runs"),
+    ],
+)
+def test_what_cannot_be_published_is_refused(tmp_path: Path, broken: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        reference_of("x", broken(tmp_path), whole=True)
+
+
+def test_a_reused_stage_is_refused(tmp_path: Path) -> None:
+    folders = runs(tmp_path)
+    record = folders[1].read()
+    record["stages"][0] |= {"status": "reused", "reused_from": "2025-01"}
+    folders[1].write(record)
+    with pytest.raises(ValueError, match=r"2026-02 reused processing .* --fresh"):
+        reference_of("x", folders, whole=True)
+
+
+def test_runs_of_two_recipes_are_refused_by_the_keys_that_differ(tmp_path: Path) -> None:
+    other = runs(tmp_path / "b", recipe={**RECIPE, "seed": 8})
+    with pytest.raises(ValueError, match="different recipes: seed is 7 and 8"):
+        reference_of("x", [*runs(tmp_path / "a")[:2], other[2]])
+
+
+WORD = st.text("abcdefgh", min_size=3, max_size=9)
+
+
+@given(st.lists(WORD, min_size=1, max_size=4, unique=True), st.integers(0, 255), st.uuids())
+def test_no_name_survives_and_the_same_one_stays_the_same(
+    names: list[str], byte: int, uuid: Any
+) -> None:
+    pseudonyms = Pseudonyms({"host": names})
+    told = [f"{name} at 10.{byte}.0.1:80 ({uuid}) /srv/{name}/x {name}" for name in names]
+    got = [pseudonyms.text(text) for text in told]
+    for name, text in zip(names, got, strict=True):
+        assert name not in text.split()
+        assert str(uuid) not in text
+        assert f"10.{byte}" not in text
+        assert "/srv" not in text
+    assert got == [pseudonyms.text(text) for text in told]
+
+
+@pytest.mark.parametrize(
+    "text", ["at 12:30:05", "/proc/stat is not there", "6.18.44-fc-v657", "1/2", "scsi0:0", "MB/s"]
+)
+def test_what_is_no_name_stays(text: str) -> None:
+    assert Pseudonyms({}).text(text) == text

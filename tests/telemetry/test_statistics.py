@@ -1,0 +1,159 @@
+"""Noise or change: the pure functions against closed forms, and what must hold for any numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from telemetry.statistics import (
+    Difference,
+    chance,
+    half_width,
+    holm,
+    runs_needed,
+    smallest,
+    t_quantile,
+    t_tail,
+    welch,
+)
+
+T = st.floats(0, 1e6)
+RUNS = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6)
+CHANCES = hnp.arrays(float, st.integers(1, 30), elements=st.floats(0, 1))
+
+
+@given(T)
+def test_the_tail_is_the_closed_form_of_one_two_and_four_degrees(t: float) -> None:
+    one = 1 - 2 / math.pi * math.atan(t) if t < 1e3 else 2 / math.pi * math.atan(1 / t)
+    root = math.sqrt(2 + t * t)
+    two = 2 / (root * (root + t))
+    assert t_tail(t, 1.0) == pytest.approx(one, rel=1e-8)
+    assert t_tail(t, 2.0) == pytest.approx(two, rel=1e-8)
+    if t < 30:
+        u = 4 + t * t
+        four = 1 - t / math.sqrt(u) * (1 + 2 / u)
+        assert t_tail(t, 4.0) == pytest.approx(four, abs=1e-12)
+
+
+@given(st.floats(1e-9, 1.0), st.floats(1.0, 200.0))
+def test_the_quantile_turns_the_tail_round(tail: float, df: float) -> None:
+    assert t_tail(t_quantile(tail, df), df) == pytest.approx(tail, rel=1e-6)
+
+
+def test_what_is_not_known_stays_so() -> None:
+    assert np.isnan(t_tail(np.nan, 3.0))
+    assert t_tail(np.inf, 3.0) == 0.0
+
+
+@given(RUNS, RUNS, st.floats(1e-6, 10.0))
+def test_sides_that_change_places_change_the_sign_alone(
+    a: list[float], b: list[float], floor: float
+) -> None:
+    one, two = welch(np.array(a), np.array(b), floor), welch(np.array(b), np.array(a), floor)
+    assert one.value == pytest.approx(-two.value, abs=1e-9)
+    np.testing.assert_allclose(one.error, two.error)
+    np.testing.assert_allclose(chance(one), chance(two), atol=1e-9)
+
+
+@given(RUNS, st.floats(1e-3, 10.0))
+def test_equal_sides_never_differ(a: list[float], floor: float) -> None:
+    p = chance(welch(np.array(a), np.array(a), floor))
+    assert math.isnan(p) if len(a) == 1 else p == pytest.approx(1.0)
+
+
+@given(RUNS, RUNS, st.floats(1e-6, 10.0), st.floats(0, 10.0))
+def test_a_margin_and_a_floor_only_make_it_harder_to_differ(
+    a: list[float], b: list[float], floor: float, margin: float
+) -> None:
+    plain = chance(welch(np.array(a), np.array(b), floor))
+    assert not chance(welch(np.array(a), np.array(b), floor), margin) < plain - 1e-12
+
+
+def test_many_at_once_are_each_alone() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(4, 7, 5)), random.normal(size=(4, 7, 3))
+    together = chance(welch(a, b, 0.1))
+    alone = [[float(chance(welch(a[i, j], b[i, j], 0.1))) for j in range(7)] for i in range(4)]
+    np.testing.assert_allclose(together, alone)
+
+
+def test_welch_on_numbers_worked_by_hand() -> None:
+    got = welch(np.array([1.0, 2.0, 3.0]), np.array([4.0, 6.0, 8.0]))
+    assert got.value == 4.0
+    assert got.error == pytest.approx(math.sqrt(1 / 3 + 4 / 3))
+    assert got.df == pytest.approx((5 / 3) ** 2 / ((1 / 9 + 16 / 9) / 2))
+
+
+def test_one_run_is_held_against_the_other_sides_spread() -> None:
+    got = welch(np.array([1.0, 2.0, 3.0]), np.array([5.0]))
+    assert got.df == 2
+    assert got.error == pytest.approx(math.sqrt(4 / 3))
+
+
+@given(CHANCES)
+def test_holm_never_lowers_a_chance_nor_changes_their_order(chances: np.ndarray) -> None:
+    adjusted = holm(chances)
+    assert (adjusted >= chances).all()
+    assert (adjusted <= 1).all()
+    order = np.argsort(chances)
+    assert (np.diff(adjusted[order]) >= 0).all()
+    assert adjusted.min() == pytest.approx(min(1.0, chances.min() * len(chances)))
+
+
+@given(CHANCES, st.randoms())
+def test_holm_does_not_mind_the_order(chances: np.ndarray, random: object) -> None:
+    order = np.random.default_rng(len(chances)).permutation(len(chances))
+    np.testing.assert_allclose(holm(chances)[order], holm(chances[order]))
+
+
+@given(CHANCES, st.integers(0, 5))
+def test_holm_does_not_count_what_was_not_tested(chances: np.ndarray, untested: int) -> None:
+    more = np.concatenate([np.full(untested, np.nan), chances])
+    np.testing.assert_allclose(holm(more)[untested:], holm(chances))
+    assert np.isnan(holm(more)[:untested]).all()
+
+
+def test_holm_on_numbers_worked_by_hand() -> None:
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+
+
+def _like(error: float, df: float) -> Difference:
+    zero = np.zeros(())
+    return Difference(value=zero, error=np.array(error), df=np.array(df), spread=zero)
+
+
+@given(st.floats(1e-4, 1.0), st.floats(2, 50), st.floats(1e-5, 0.2))
+def test_what_could_be_found_lies_beyond_the_interval(
+    error: float, df: float, alpha: float
+) -> None:
+    one = _like(error, df)
+    assert smallest(one, alpha) > 0.9 * half_width(one, alpha)
+    assert smallest(one, alpha, 0.1) == pytest.approx(smallest(one, alpha) + 0.1)
+
+
+@given(st.floats(1e-3, 0.2), st.floats(0.02, 0.5), st.floats(0, 0.01))
+def test_more_spread_needs_more_runs_and_more_difference_fewer(
+    spread: float, wanted: float, margin: float
+) -> None:
+    runs = runs_needed(spread, wanted, 0.01, margin) or 501
+    assert runs >= 2
+    assert (runs_needed(1.2 * spread, wanted, 0.01, margin) or 501) >= runs
+    assert (runs_needed(spread, 1.2 * wanted, 0.01, margin) or 501) <= runs
+
+
+@pytest.mark.parametrize("runs", [3, 5, 10])
+def test_what_could_have_been_found_is_found_in_nine_of_ten_cases(runs: int) -> None:
+    random = np.random.default_rng(1)
+    a, b = random.normal(size=(2, 4000, runs))
+    least = float(np.median(smallest(welch(a, b), 0.01, 0.2)))
+    hits = (chance(welch(a, b + least), 0.2) <= 0.01).mean()
+    assert 0.86 <= hits <= 0.95
+
+
+def test_a_margin_as_wide_as_what_is_wanted_needs_more_runs_than_there_are() -> None:
+    assert runs_needed(0.01, 0.05, 0.01, 0.05) is None
