@@ -31,7 +31,7 @@ _MODEL_FOLDER = "stagescope"
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 _VALUE_LIMIT = 500  # characters of a parameter that every MLflow store takes
 _BATCH = 1_000  # metrics in one log_batch request: MLflow's own limit
-_OWN_FIGURES = 30  # of a stage's summary; the rest of its 60 figures are the profile's
+_OWN_FIGURES = 20  # of a stage's summary; the rest of its 60 figures are the profile's
 _PARAM_BATCH = 100  # parameters in one log_batch request: MLflow's own limit
 
 

@@ -363,7 +363,7 @@ def test_mlflow_draws_the_series_on_its_own_page(served: Served) -> None:
     charts = (*SERIES, "stage/mem_rss_bytes")
     lines = [f"training (system/{chart})" for chart in charts]
     # Charts are drawn when they come into view: a window as high as the page shows all of them.
-    text = text_when_there(url, lines, height=7_500, timeout_s=150)
+    text = text_when_there(url, lines, height=12_000, timeout_s=150)
     for section in ("gpu", "guest", "stage"):
         found = re.search(rf"system/{section}\s+\((\d+)\)", text)
         assert found, text
