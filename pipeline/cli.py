@@ -168,6 +168,8 @@ def record(
 
     console = make_console(stderr=True)
     folder, code = record_stage(name, list(command), out, overrides, note=console.print)
+    if not folder.profile_json.is_file():
+        sys.exit(code)
     if as_json:
         click.echo(folder.profile_json.read_text(), err=True)
     else:

@@ -36,6 +36,8 @@ def record_stage(
     if problems := list(vcenter_problems(recipe)):
         raise RecipeError("of record", problems)
     folder, code = record_command(name, command, out, telemetry_settings(recipe), say=note)
+    if not folder.profile_json.is_file():
+        return folder, code
     tracking = _tracking(recipe.tracking)
     if tracking is not None:
         record = folder.read()

@@ -34,8 +34,9 @@ def record_command(
     """Run ``command`` under a recorder; returns the run's folder and the command's exit code.
 
     A command that a signal ended has 128 + its number, as in a shell. What it leaves running is
-    killed. ``say`` is told what the end waits for. To be called in the main thread. Raises
-    FileNotFoundError if there is no such command, before anything is made.
+    killed. A disk that fills up costs the profile, not the command's exit code. ``say`` is told
+    what the end waits for. To be called in the main thread. Raises FileNotFoundError if there is
+    no such command, before anything is made.
     """
     if not command or shutil.which(command[0]) is None:
         named = repr(command[0]) if command else "given"
@@ -44,12 +45,18 @@ def record_command(
     session = Session(name, out, settings, say=say)
     session.open()
     status = "failed"
+    code: int | None = None
     try:
         code = _run(session, name, command)
         status = "finished" if code == 0 else "failed"
     finally:
-        with terminated_as_interrupted():
-            session.close(status)
+        try:
+            with terminated_as_interrupted():
+                session.close(status)
+        except OSError as error:
+            if code is None:
+                raise
+            say(f"lost: the profile could not be written: {error}")  # the command's end stands
     return session.folder, code
 
 
@@ -67,7 +74,8 @@ def _run(session: Session, name: str, command: list[str]) -> int:
         )
         entry = session.begin(name, pid, start_ns)
         _follow(pid)
-    session.end(entry)
+    with contextlib.suppress(OSError):  # a full disk: the record is written again at the close
+        session.end(entry)
     _, status, usage = os.wait4(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     reason = None if code == 0 else f"exit code {code}" if code > 0 else signal.Signals(-code).name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -53,4 +54,27 @@ def test_a_full_disk_ends_with_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1, said
     assert "no space left on the disk" in said
     assert "--out" in said
+    assert "Traceback" not in said
+
+
+def test_a_full_disk_costs_a_recording_its_profile_and_not_the_commands_code(
+    tmp_path: Path,
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    fill = f"dd if=/dev/zero of='{disk}/filler' bs=4k 2>/dev/null; exit 7"
+    words = command("record", "--name", "fill", "--out", str(disk / "runs"), "--", "sh", "-c", fill)
+    inner = " ".join(shlex.quote(word) for word in words)
+    script = f"mount -t tmpfs -o size=1m none '{disk}' && {inner}"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 7, said
+    assert "No space left on device" in said
     assert "Traceback" not in said
