@@ -31,10 +31,10 @@ def main() -> None:
             environment = profile["environment"]
             for entry in profile["ledger"]:
                 entries[entry["name"]].append(entry)
+            page = "\n".join(_page(entries, number + 1, environment)) + "\n"
+            (DOCS / "study-ledger.md").write_text(page)  # each time: one that is cut short counts
             print(f"run {number + 1} of {runs} done", flush=True)
             _stagescope("runs", "prune", "--keep", "1", "--yes", "--out", out)
-    page = "\n".join(_page(entries, runs, environment)) + "\n"
-    (DOCS / "study-ledger.md").write_text(page)
     print(page)
 
 
