@@ -34,15 +34,11 @@ def test_two_runs_at_once_share_the_work(tmp_path: Path) -> None:
         assert folder.report_html.is_file()
 
 
-def test_a_full_disk_ends_with_a_sentence(tmp_path: Path) -> None:
-    raw, disk = tmp_path / "raw", tmp_path / "disk"
-    made = ("--customers", "600", "--terminals", "120", "--days", "26", "--workers", "0")
-    subprocess.run(command("data", "generate", str(raw), *made), check=True, capture_output=True)
-    disk.mkdir()
-    given = ("--set", "data.source=files", "--set", f"data.path={raw}")
-    inner = " ".join(f"'{part}'" for part in run_command(disk / "runs", *given))
-    script = f"mount -t tmpfs -o size=3m none '{disk}' && {inner}"
-    done = subprocess.run(
+def on_a_small_disk(disk: Path, size: str, words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command that sees a file system of its own, of this size, at ``disk``."""
+    inner = " ".join(shlex.quote(word) for word in words)
+    script = f"mount -t tmpfs -o size={size} none '{disk}' && {inner}"
+    return subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
         check=False,
         capture_output=True,
@@ -50,6 +46,15 @@ def test_a_full_disk_ends_with_a_sentence(tmp_path: Path) -> None:
         env=environment(),
         timeout=300,
     )
+
+
+def test_a_full_disk_ends_with_a_sentence(tmp_path: Path) -> None:
+    raw, disk = tmp_path / "raw", tmp_path / "disk"
+    made = ("--customers", "600", "--terminals", "120", "--days", "26", "--workers", "0")
+    subprocess.run(command("data", "generate", str(raw), *made), check=True, capture_output=True)
+    disk.mkdir()
+    given = ("--set", "data.source=files", "--set", f"data.path={raw}")
+    done = on_a_small_disk(disk, "3m", run_command(disk / "runs", *given))
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
     assert "no space left on the disk" in said
@@ -64,16 +69,7 @@ def test_a_full_disk_costs_a_recording_its_profile_and_not_the_commands_code(
     disk.mkdir()
     fill = f"dd if=/dev/zero of='{disk}/filler' bs=4k 2>/dev/null; exit 7"
     words = command("record", "--name", "fill", "--out", str(disk / "runs"), "--", "sh", "-c", fill)
-    inner = " ".join(shlex.quote(word) for word in words)
-    script = f"mount -t tmpfs -o size=1m none '{disk}' && {inner}"
-    done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=120,
-    )
+    done = on_a_small_disk(disk, "1m", words)
     said = done.stdout + done.stderr
     assert done.returncode == 7, said
     assert "No space left on device" in said
