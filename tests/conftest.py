@@ -23,6 +23,7 @@ PARTS = {
     "chromium": ("chromium", "apt-get install chromium"),
     "prometheus": ("prometheus", "apt-get install prometheus"),
 }
+GOVMOMI = Path("/usr/share/gocode/src/github.com/vmware/govmomi")
 HANDBOOK_HINT = (
     "set STAGESCOPE_HANDBOOK=file to the Handbook's transactions as one Parquet file "
     "(stagescope data import makes it from the published folder of daily pickles)"
@@ -43,6 +44,8 @@ def _missing(part: str) -> str | None:
         path = handbook_file()
         return None if path is not None and path.is_file() else HANDBOOK_HINT
     binary, install = PARTS[part]
+    if part == "go" and not GOVMOMI.is_dir():
+        return f"no govmomi here: {install}"
     return None if shutil.which(binary) else f"no {binary} here: {install}"
 
 
