@@ -6,14 +6,12 @@ keeps its name when it changes its host.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from telemetry.segments import SUFFIX
+from telemetry.segments import SUFFIX, whole_batches
 
 Key = tuple[str, str]
 NS = 1_000_000_000
@@ -119,7 +117,7 @@ class Seen:
         """What the segments of the vCenter collectors in ``folder`` hold."""
         seen = cls(interval_s)
         for path in sorted(folder.glob(f"vcenter*{SUFFIX}")):
-            for batch in _whole_batches(path):
+            for batch in whole_batches(path)[1]:
                 windows = batch.filter(pc.is_valid(batch.column("start_ns")))
                 columns = (windows.column(name) for name in ("entity", "metric", "ts_ns"))
                 for entity, metric, end_ns in zip(
@@ -127,11 +125,3 @@ class Seen:
                 ):
                     seen._taken.setdefault((owner(entity), metric), set()).add(end_ns)
         return seen
-
-
-def _whole_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The batches up to the first byte that is missing, as ``read_samples`` has them."""
-    with path.open("rb") as file, contextlib.suppress(pa.ArrowException, OSError, StopIteration):
-        reader = pa.ipc.open_stream(file)
-        while True:
-            yield reader.read_next_batch()
