@@ -170,7 +170,8 @@ def test_a_killed_recorder_costs_samples_and_no_run(out: Path) -> None:
     covered = [
         row["coverage"]
         for row in training["metrics"]
-        if (row["entity"], row["metric"]) == ("machine", "cpu_user_seconds")
+        # A level: a counter's growth is known over a gap within the stage, which then is covered.
+        if (row["entity"], row["metric"]) == ("machine", "mem_used_bytes")
     ]
     assert len(covered) == 1
     assert 0 < covered[0] < 1
