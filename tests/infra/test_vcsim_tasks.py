@@ -236,7 +236,7 @@ class TestTasks:
     def test_a_slow_task_shows_progress_and_goes_on_without_its_client(
         self, server: Vcsim, service: Any
     ) -> None:
-        server.control(task_s=0.5)
+        server.control(task_s=2.0)
         with connected(server) as second:
             vm = machine(second, 5)
             task = vm.PowerOff()
@@ -245,7 +245,7 @@ class TestTasks:
             assert 0 < task.info.progress < 100
             assert vm.runtime.powerState == "poweredOn"
         vm = machine(service, 5)
-        time.sleep(0.5)
+        time.sleep(2.0)
         assert vm.runtime.powerState == "poweredOff"
         with pytest.raises(vim.fault.InvalidPowerState):
             done(vm.PowerOff())

@@ -236,7 +236,7 @@ def test_an_apply_killed_in_mid_clone_is_finished_by_the_next_while_the_clone_go
     seen: list[str] = []
     with logged_in(own_vcsim) as vcenter:
         make_template(vcenter)
-        own_vcsim.control(task_s=0.4)
+        own_vcsim.control(task_s=3.0)
         with pytest.raises(Killed, match="clone"):
             apply(vcenter, plan, progress=kill)
         own_vcsim.control(task_s=0.0)

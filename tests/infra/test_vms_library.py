@@ -201,7 +201,7 @@ def kill_in_deploy(what: str, percent: int | None) -> None:
 
 def half_deployed(vcsim: Vcsim, vcenter: Any, wanted: Any) -> None:
     """Leave an apply that was killed while the server copies disks."""
-    vcsim.control(task_s=0.6)
+    vcsim.control(task_s=3.0)
     with pytest.raises(Killed):
         apply(vcenter, wanted, progress=kill_in_deploy)
     vcsim.control(task_s=0.0)
