@@ -112,6 +112,7 @@ class Run:
 
     def _record_stages(self) -> str:
         settings = telemetry_settings(self.recipe)
+        self._send()  # so that making the tracking store, the first time, falls into no figure
         # What others wrote before, and the runner's own last lines, belong to no stage.
         sync_filesystem(self.out)
         recording = Recording(self.folder.samples, self.clock, settings)

@@ -27,14 +27,15 @@ CPU_FLOOR_S = 1.0
 TREE_IO_FLOOR_B = 8 << 20
 """Below it the pages of a process that nobody waited for are over the tolerance."""
 DEVICE_IO_FLOOR_B = 64 << 20
-"""Below it a file system's own journal and metadata are over the tolerance."""
+"""Below it a file system's own metadata and journal are over the tolerance."""
 ENERGY_FLOOR_S = 10.0
 """The energy counter of a GPU moves about every 100 ms, which is 1 % of this time."""
 ENERGY_COVERAGE = 0.99
 _NS = 1e9
 
-_JOURNAL = (
-    "devices also write the file system's journal and metadata, and late what was written before"
+_METADATA = (
+    "devices also write the file system's metadata and journal, which fsync writes past all "
+    "counts of processes, and late what was written before"
 )
 _OTHERS = "a device is also read for the file system's metadata and by other machines that share it"
 _NO_CPUS = "the number of CPUs is unknown"
@@ -223,7 +224,7 @@ def _storage(books: _Books) -> Iterator[Entry]:
     cancelled_name = "io_cancelled_write_bytes"
     for name, process, device, trap in (
         ("bytes read from storage", "io_read_bytes", "disk_read_bytes", _OTHERS),
-        ("bytes written to storage", "io_write_bytes", "disk_write_bytes", _JOURNAL),
+        ("bytes written to storage", "io_write_bytes", "disk_write_bytes", _METADATA),
     ):
         bounds = books.bounds("processes", process)
         disks = books.entities(device, "disk:")
