@@ -46,7 +46,7 @@ def _poll(home: Path, wanted: Sequence[str], deadline: float) -> str:
     with connect(_page(home, deadline), max_size=None) as page:
         while time.monotonic() < deadline and not all(word in text for word in wanted):
             time.sleep(0.3)
-            text = _evaluate(page, "document.body ? document.body.innerText : ''")
+            text = _evaluate(page, "document.body ? document.body.innerText : ''", deadline)
     return text
 
 
@@ -63,10 +63,11 @@ def _page(home: Path, deadline: float) -> str:
     raise TimeoutError("chromium did not start")
 
 
-def _evaluate(page: Any, expression: str) -> str:
+def _evaluate(page: Any, expression: str, deadline: float) -> str:
+    """Its answer, for which a page that draws a hundred charts lets one wait."""
     order = {"id": 1, "method": "Runtime.evaluate", "params": {"expression": expression}}
     page.send(json.dumps(order))
     while True:
-        answer = json.loads(page.recv(timeout=30))
+        answer = json.loads(page.recv(timeout=max(30.0, deadline - time.monotonic())))
         if answer.get("id") == 1:
             return str(answer.get("result", {}).get("result", {}).get("value", ""))

@@ -130,9 +130,9 @@ def test_an_older_driver_has_no_such_function(ask: Ask, tmp_path: Path) -> None:
 
 
 def test_each_mig_instance_has_its_own_and_its_card_says_why_not(ask: Ask) -> None:
-    card, one, two = ask("tell([pair(gpu, [SM_UTIL]) for gpu in gpus])", "gpus=1;mig=1")
+    card, one, two = ask("tell([pair(gpu, [SM_UTIL]) for gpu in gpus])", "gpus=1;mig=1;gpm_sm=30")
     assert card["reason"] == "not supported by this GPU while MIG is enabled"
-    for base, ((start, end), (sm,)) in ((60, one), (70, two)):
+    for base, ((start, end), (sm,)) in ((40, one), (50, two)):
         assert sm == pytest.approx(_sm_percent(start, end, base), abs=1.5)
 
 
