@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +83,12 @@ def compare(  # noqa: PLR0917 - click passes them by name
     help="Runs before them that do not count.",
 )
 @click.option(
+    "--have",
+    metavar="RUN,RUN",
+    default="",
+    help="Runs of an earlier reproduction that was cut short, to go on with.",
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -95,6 +103,7 @@ def reproduce(  # noqa: PLR0917 - click passes them by name
     profile: Path,
     runs: int,
     warm_up: int,
+    have: str,
     overrides: tuple[str, ...],
     tolerance: float,
     html: Path | None,
@@ -104,37 +113,99 @@ def reproduce(  # noqa: PLR0917 - click passes them by name
     """Run what PROFILE holds again and compare.
 
     Ends with 0 if it is the same, 1 if it differs, 2 if these runs could not tell (or could not be
-    made).
+    made): whatever goes wrong is never taken for a difference. It runs the recipe or command that
+    the file holds, and says which: read a file that is not yours first.
     """
-    from pipeline.reproduce import RunFailed, ready
-    from pipeline.reproduce import reproduce as run_again
-    from telemetry.compare import compare as compare_profiles
-    from telemetry.reference import read_reference
-    from telemetry.runfolder import list_runs
+    with _never_taken_for_a_difference(as_json):
+        sys.exit(_reproduce(profile, runs, warm_up, have, overrides, tolerance, html, out, as_json))
 
+
+def _reproduce(  # noqa: PLR0917 - as click passes them
+    profile: Path,
+    runs: int,
+    warm_up: int,
+    have: str,
+    overrides: Sequence[str],
+    tolerance: float,
+    html: Path | None,
+    out: Path,
+    as_json: bool,
+) -> int:
+    from pipeline.reproduce import Again, announced, earlier, foreign, ready
+    from telemetry.compare import compare as compare_profiles
+    from telemetry.publish import reference_of
+    from telemetry.reference import read_reference
+
+    if not profile.is_file():
+        what = "a folder" if profile.is_dir() else "not there"
+        raise ValueError(
+            f"{profile} is {what}: name a published profile's file, as `stagescope profile "
+            "publish` writes it"
+        )
     reference = read_reference(profile)
     console = make_console(stderr=True)
-    folders: list[RunFolder] = []
 
     def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False, style="dim")
+        console.print(sentence, highlight=False, markup=False, style="dim", soft_wrap=True)
 
+    had = earlier(reference, [finished_run(run, out) for run in have.split(",") if run])
     once = ready(reference, overrides, out, say)
-    known = {folder.path for folder in list_runs(out)}
+    for line in (*announced(reference, runs, warm_up, len(had)), foreign(reference, out)):
+        if line:
+            say(line)
+    again = Again(once=once, runs=runs, warm_up=warm_up, had=had)
     try:
-        measured = run_again(once, runs=runs, warm_up=warm_up, say=say)
-    except RunFailed as failed:
-        click.echo(f"outcome: could not tell: {failed}", err=True)
-        sys.exit(EXIT["unsure"])
-    folders = [one for one in list_runs(out) if one.path not in known][warm_up:]
+        folders = again.execute(say)
+    except BaseException:
+        if again.done:
+            say(_kept(again.done, profile, out))
+        raise
+    measured = reference_of("this machine", folders)
     comparison = compare_profiles(reference, measured, tolerance=tolerance / 100)
     _show(comparison, html, [[], folders], as_json)
-    sys.exit(EXIT[comparison.outcome])
+    return EXIT[comparison.outcome]
+
+
+def _kept(done: Sequence[RunFolder], profile: Path, out: Path) -> str:
+    """How to go on with the runs that there are."""
+    names = ",".join(folder.path.name for folder in done)
+    many = "1 run is" if len(done) == 1 else f"{len(done)} runs are"
+    return (
+        f"{many} whole and kept. Go on with them: stagescope reproduce {profile} --out {out} "
+        f"--have {names}"
+    )
+
+
+@contextlib.contextmanager
+def _never_taken_for_a_difference(as_json: bool) -> Iterator[None]:
+    """What goes wrong ends with 2: click and Python would end with 1, which means "differs"."""
+    from telemetry.compare import SCHEMA
+
+    try:
+        yield
+    except (
+        click.ClickException,
+        ValueError,
+        FileNotFoundError,
+        PermissionError,
+        NotADirectoryError,
+    ):
+        raise  # a mistake of the caller's: said in a sentence, and 2 as well
+    except OSError as error:
+        if as_json:
+            click.echo(json.dumps({"schema": SCHEMA, "outcome": "unsure", "open": [str(error)]}))
+        click.echo(f"outcome: could not tell: {error}", err=True)
+        sys.exit(EXIT["unsure"])
+    except Exception:  # noqa: BLE001 - a fault of the program's own must not pass for an outcome
+        traceback.print_exc()
+        click.echo("outcome: could not tell: a fault of stagescope itself (above)", err=True)
+        sys.exit(EXIT["unsure"])
 
 
 def _side(text: str, out: Path) -> tuple[Reference, Sequence[RunFolder]]:
     """A published profile, or runs as one, with their folders."""
-    from telemetry.reference import read_reference, reference_of
+    from telemetry.publish import reference_of
+    from telemetry.reference import read_reference
 
     if Path(text).is_file():
         return read_reference(Path(text)), []

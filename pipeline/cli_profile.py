@@ -69,7 +69,8 @@ def publish(
     Host names, UUIDs, addresses, user names and paths are replaced unless --keep-names is given.
     """
     from pipeline.show_compare import show_published
-    from telemetry.reference import reference_of, write_reference
+    from telemetry.publish import reference_of
+    from telemetry.reference import write_reference
 
     if not name.strip() or not set(name).isdisjoint("/\0"):
         raise ValueError(f"--name {name!r}: a file is called after it, so it must not hold a slash")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pipeline.recipe import Recipe
 from telemetry.pseudonyms import Pseudonyms
-from telemetry.reference import Reference, is_same_recipe, published_recipe, reference_of
-from telemetry.runfolder import RunFolder
+from telemetry.publish import reference_of
+from telemetry.published_recipe import is_same_recipe, published_recipe
+from telemetry.reference import Reference
+from telemetry.runfolder import RunFolder, list_runs
 
 PLACES = ("data.path", "cluster.scheduler", "online.redis_env", "vcenter.", "tracking.")
 """Keys that a profile does not hold, because they say where something is."""
+VERSION = metadata.version("stagescope")
 Once = Callable[[], RunFolder]
 
 
@@ -22,29 +29,113 @@ class RunFailed(OSError):  # noqa: N818 - it is an outcome
     """A run of the recipe did not finish; the sentence names the stage and its reason."""
 
 
-def reproduce(
-    once: Once, *, runs: int, warm_up: int, say: Callable[[str], None] = lambda sentence: None
-) -> Reference:
-    """Run it ``warm_up`` times uncounted, then ``runs`` times. Raises RunFailed."""
-    folders = []
-    for number in range(warm_up + runs):
-        counted = number >= warm_up
-        say(f"run {number - warm_up + 1} of {runs}" if counted else "warm-up, not counted")
-        folder = once()
-        _check(folder)
-        if counted:
-            folders.append(folder)
-    return reference_of("this machine", folders)
+@dataclass(kw_only=True)
+class Again:
+    """Runs of what a profile holds. ``done`` grows as they end, so that a cut keeps what is there.
+
+    ``had``: runs of an earlier reproduction to go on with; with any, nothing is warmed up.
+    """
+
+    once: Once
+    runs: int
+    warm_up: int
+    had: Sequence[RunFolder] = ()
+    done: list[RunFolder] = field(default_factory=list)
+
+    def execute(self, say: Callable[[str], None]) -> list[RunFolder]:
+        """Run it ``warm_up`` times uncounted, then until there are ``runs``. Raises RunFailed."""
+        self.done = list(self.had[: self.runs])
+        for _ in range(0 if self.had else self.warm_up):
+            say("warm-up, not counted")
+            self._once(say)
+        while len(self.done) < self.runs:
+            say(f"run {len(self.done) + 1} of {self.runs}")
+            self.done.append(self._once(say))
+        return self.done
+
+    def _once(self, say: Callable[[str], None]) -> RunFolder:
+        began_s = time.monotonic()
+        folder = self.once()
+        check(folder)
+        say(f"  {folder.path.name}: {time.monotonic() - began_s:.0f} s in all")
+        return folder
 
 
-def _check(folder: RunFolder) -> None:
+def check(folder: RunFolder) -> None:
+    """Raises RunFailed where the run did not finish, with the stage and its reason."""
     record = folder.read()
     if record["status"] == "finished":
         return
     ended = {"finished", "reused"}
     stage = next((one for one in record["stages"] if one["status"] not in ended), None)
     what = f": {stage['name']} {stage['status']}, {stage.get('reason')}" if stage else ""
-    raise RunFailed(f"run {record['run_id']} is {record['status']}{what}")
+    raise RunFailed(f"run {record['run_id']} is {record['status']}{what} (logs: {folder.path})")
+
+
+def earlier(reference: Reference, folders: Sequence[RunFolder]) -> list[RunFolder]:
+    """Runs to go on with. Raises ValueError if one is of another recipe or is not whole."""
+    for folder in folders:
+        try:
+            check(folder)
+            one = reference_of(folder.path.name, [folder])
+        except RunFailed as failed:
+            raise ValueError(f"--have: {failed}") from failed
+        if why := is_same_recipe(reference.recipe, one.recipe, reference.stagescope, VERSION):
+            raise ValueError(
+                f"--have: run {one.name} is of another recipe than {reference.name}: {why}"
+            )
+        if missing := reference.by_stage.keys() - one.by_stage.keys():
+            raise ValueError(
+                f"--have: run {one.name} did not measure {', '.join(sorted(missing))}: take runs "
+                "that a reproduction made, or those of `run --fresh`"
+            )
+    return list(folders)
+
+
+def announced(reference: Reference, runs: int, warm_up: int, had: int) -> list[str]:
+    """What will be done, and how long it took where the profile was made."""
+    many = max(0, runs - had)
+    warmed = 0 if had else warm_up
+    took_s = sum(stage.duration.median for stage in reference.stages)
+    seconds = (many + warmed) * took_s
+    told = [f"{many} run{'' if many == 1 else 's'}"] + [f"{warmed} to warm up"] * bool(warmed)
+    told += [f"{had} there already"] * bool(had)
+    lines = [
+        f"{reference.name}: {', '.join(told)}; where it was published the stages of a run took "
+        f"{took_s:.3g} s, so this is {_about(seconds)} or more"
+    ]
+    commands = reference.recipe.get("recorded") or {}
+    lines += [
+        f"command of {name}, run in this folder: {shlex.join(one)}"
+        for name, one in commands.items()
+        if one
+    ]
+    return lines
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def foreign(reference: Reference, out: Path) -> str | None:
+    """A sentence where the folder has a champion that another recipe may have left."""
+    if "recorded" in reference.recipe:
+        return None
+    for folder in list_runs(out):
+        try:
+            recipe = folder.read().get("recipe") or {}
+        except (OSError, ValueError):
+            continue
+        if "seed" not in recipe:
+            continue
+        theirs = published_recipe({"recipe": recipe, "stages": []}, Pseudonyms({}))
+        if is_same_recipe(reference.recipe, theirs, reference.stagescope, VERSION):
+            return (
+                f"note: {out} also has runs of another recipe ({folder.path.name}), and their "
+                "champion may be the one that is compared with and served: an empty folder "
+                "(--out) leaves no doubt"
+            )
+    return None
 
 
 def ready(
@@ -70,7 +161,14 @@ def _of_recipe(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.toml"
         file.write_text("\n".join(_toml(reference.recipe)) + "\n")
-        planned = read_and_plan(str(file), overrides, out)
+        try:
+            planned = read_and_plan(str(file), overrides, out)
+        except ValueError as error:
+            told = str(error).replace(f" {file} ", " in it ")
+            raise ValueError(
+                f"{reference.name} was published by stagescope {reference.stagescope}, this is "
+                f"{VERSION}: {told}"
+            ) from error
     if planned.problems:
         raise ValueError(planned.sentence())
     again = published_recipe(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from pipeline.console import print_rows
-from telemetry.compare import QUIET, WANTED, Compared, Comparison, percent
+from telemetry.compare import QUIET, WANTED, Compared, Comparison, compare, percent
 from telemetry.reference import Reference
 
 MOST_ROWS = 40
@@ -20,7 +20,7 @@ _VERDICTS = {"unsure": "could not tell", "same": "same"}
 
 
 def show_published(console: Console, reference: Reference) -> None:
-    """What was published, stage by stage, with the runs that 5 % would need."""
+    """What was published, stage by stage, and whether it is quiet enough to be reproduced."""
     rows = [
         (
             stage.name,
@@ -36,6 +36,12 @@ def show_published(console: Console, reference: Reference) -> None:
         told = ", ".join(map(str, dict.fromkeys(values)))
         console.print(
             f"note: {key} was not alike in all runs: {told}", highlight=False, markup=False
+        )
+    for point in compare(reference, reference).open_points():
+        console.print(
+            f"note: even the same again could not be told by it: {point}",
+            highlight=False,
+            markup=False,
         )
 
 

@@ -3,6 +3,7 @@
 Replaced are the names of hosts, VMs, clusters, datastores and vCenter, its user, UUIDs, network
 addresses and folders. What somebody typed (a command, a stage's name) stays: nobody can tell there
 what is a name. No key goes away or changes: whatever is derived of a run is derived of it as well.
+``telemetry.pseudonyms``, for what is published, goes further: whatever looks like a name is one.
 """
 
 from __future__ import annotations

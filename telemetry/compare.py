@@ -17,11 +17,11 @@ import numpy as np
 from telemetry.explain import (
     EnvironmentDifference,
     Explanation,
-    by_stage,
     environment_differences,
     explain,
 )
-from telemetry.reference import DURATION, Entry, Reference, StageEntries, is_same_recipe
+from telemetry.published_recipe import is_same_recipe
+from telemetry.reference import DURATION, Entry, Reference, StageEntries
 from telemetry.statistics import (
     Difference,
     chance,
@@ -37,7 +37,10 @@ SCHEMA = "stagescope.comparison/1"
 ALPHA_TIMES, ALPHA_REST = 0.04, 0.01
 """Chance of a false alarm in each family; together one in twenty over the whole profile."""
 TOLERANCE = 0.20
-"""A stage whose interval lies within this share of its time is called the same."""
+"""A stage whose time is off by less than this share of it, beyond doubt, is called the same."""
+ALPHA_SAME = 0.05
+"""Chance that a stage just as far off is called the same: two one-sided tests. That all stages are
+the same is said where each is, so no correction for their number is due (Berger 1982)."""
 LEAST_SHARE = 0.05
 """Stages that take less of the run than this do not keep it from being called the same."""
 WANTED = 0.05
@@ -231,9 +234,9 @@ class Comparison:
                 )
             else:
                 points.append(
-                    f"{row.stage} varies by {percent(row.spread)} from run to run: a "
-                    f"difference of {percent(row.smallest)} would have been found, and the "
-                    f"interval is wider than the {100 * self.tolerance:g} % asked for"
+                    f"{row.stage} varies by {percent(row.spread)} from run to run: too much to "
+                    f"say that it is within the {100 * self.tolerance:g} % asked for (a difference "
+                    f"of {percent(row.smallest)} would have been found)"
                 )
         return points or ([] if self.times else ["no stage was measured on both sides"])
 
@@ -275,7 +278,6 @@ def compare(a: Reference, b: Reference, *, tolerance: float = TOLERANCE) -> Comp
     large = [pair for pair in pairs if not _is_too_small(pair[1], pair[2])]
     rest = _family(large, ALPHA_REST, tolerance)
     environment = environment_differences(a, b)
-    of_stage = by_stage(rest)
     return Comparison(
         a=a,
         b=b,
@@ -292,7 +294,9 @@ def compare(a: Reference, b: Reference, *, tolerance: float = TOLERANCE) -> Comp
         too_small=len(pairs) - len(large),
         environment=tuple(environment),
         explanations=tuple(
-            explain(row, of_stage.get(row.stage, []), environment) for row in times if row.is_found
+            explain(row, a.by_stage[row.stage], b.by_stage[row.stage], environment, rule_of)
+            for row in times
+            if row.is_found
         ),
     )
 
@@ -333,6 +337,7 @@ def _family(
     adjusted = holm(chances)
     share = alpha / max(1, int(np.sum(~np.isnan(chances))))
     widths, least = half_width(together, share), smallest(together, share, margins)
+    alone = half_width(together, 2 * ALPHA_SAME)
     return tuple(
         _compared(
             stage,
@@ -342,6 +347,7 @@ def _family(
                 rule=rules[i],
                 step=float(together.value[i]),
                 width=_known(widths[i]),
+                alone=_known(alone[i]),
                 least=_known(least[i]),
                 spread=_known(together.spread[i]),
                 chance=float(chances[i]),
@@ -361,11 +367,16 @@ def _known(value: float) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Tested:
-    """What the test says of one figure, on the scale of its rule."""
+    """What the test says of one figure, on the scale of its rule.
+
+    ``width``: half of the interval that holds for the whole family; ``alone``: of that which says
+    whether the figure is the same.
+    """
 
     rule: Rule
     step: float
     width: float | None
+    alone: float | None
     least: float | None
     spread: float | None
     chance: float
@@ -397,9 +408,8 @@ def _compared(stage: str, a: Entry, b: Entry, told: _Tested, tolerance: float) -
     if told.adjusted <= told.alpha:
         grown = told.step > 0
         verdict = ("slower" if grown else "faster") if is_time else ("more" if grown else "less")
-    elif ends[0] is not None and ends[1] is not None:
-        within = math.log1p(tolerance)
-        verdict = "same" if -within <= ends[0] and ends[1] <= within else "unsure"
+    elif told.alone is not None and abs(told.step) + told.alone <= math.log1p(tolerance):
+        verdict = "same"
     needed = None
     if is_time and told.spread is not None and told.spread > QUIET:
         needed = runs_needed(told.spread, math.log1p(WANTED), told.share, rule.margin)

@@ -5,17 +5,16 @@ environment would explain it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from telemetry.reference import Reference, flatten
+from telemetry.publish import flatten
+from telemetry.reference import Entry, Reference, StageEntries
+from telemetry.witness import POINTS_TO, Witness, witnesses
 
 if TYPE_CHECKING:
-    from telemetry.compare import Compared
-
-POINTS_TO = 0.01
-"""Chance below which a metric that was not found to differ is still named, as a hint."""
+    from telemetry.compare import Compared, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +32,14 @@ class EnvironmentDifference:
 @dataclass(frozen=True, kw_only=True)
 class Resource:
     """``witnesses``: patterns of "entity metric" that grow where this resource holds a stage back;
-    ``environment``: patterns of keys of the environment that would change it.
+    ``environment``: patterns of keys of the environment that would change it; ``effects``: those of
+    the other resources' witnesses that it makes grow as well, and that then say nothing more.
     """
 
     name: str
     witnesses: str
     environment: str
+    effects: str = r"(?!)"
 
 
 RESOURCES = (
@@ -49,14 +50,16 @@ RESOURCES = (
     ),
     Resource(
         name="CPU quota",
-        witnesses=r"cgroup cgroup_cpu_throttled_seconds",
+        witnesses=r"(cgroup|stage) cgroup_cpu_throttled_seconds",
         environment=r"cgroup\.cpu_quota_cores",
+        effects=r"machine psi_cpu_.*",  # a task that is held back waits for a CPU, says the kernel
     ),
     Resource(
         name="waiting for a CPU",
         witnesses=r"machine (psi_cpu_some_seconds|cpu_steal_seconds)"
         r"|vm:[^ ]+ vm_cpu_(ready|costop|latency)_percent",
-        environment=r"cpu_usable|cpu\.count|placement\.vms\.\d+\.(vcpus|host_cores)",
+        environment=r"cpu_usable|cpu\.count|cgroup\.cpu_quota_cores"
+        r"|placement\.vms\.\d+\.(vcpus|host_cores)",
     ),
     Resource(
         name="memory",
@@ -90,6 +93,7 @@ RESOURCES = (
     ),
 )
 """From the particular to the general: beside an earlier one the last is an effect."""
+_ALL = "|".join(one.witnesses for one in RESOURCES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,54 +121,67 @@ def environment_differences(a: Reference, b: Reference) -> list[EnvironmentDiffe
 
 
 def explain(
-    stage: Compared, rows: Sequence[Compared], environment: Sequence[EnvironmentDifference]
+    time: Compared,
+    a: StageEntries,
+    b: StageEntries,
+    environment: Sequence[EnvironmentDifference],
+    rule_of: Callable[[Entry], Rule],
 ) -> Explanation:
-    """Why this stage's time differs. ``rows``: the comparisons of its metrics.
+    """Why this stage's time differs. ``a``, ``b``: its figures on both sides.
 
-    Found differences first; without any, what comes near to one is named as a hint.
+    Witnesses that stand out among the stage's own first; without any, what comes near is a hint.
     """
-    found = dict(_witnessed(stage, rows, hints=False))
-    hints = not found
-    if hints:
-        found = dict(_witnessed(stage, rows, hints=True))
+    seen = witnesses(time, a, b, _ALL, rule_of)
+    near = [one for one in seen if one.chance <= POINTS_TO]
+    sure = [one for one in near if one.adjusted <= POINTS_TO]
+    hints = not sure
+    found = _by_resource(near if hints else [*sure, *_causes(near, sure)])
     names = list(found) if len(found) < 2 else [one for one in found if one != RESOURCES[-1].name]
     patterns = [one.environment for one in RESOURCES if not names or one.name in names]
     fitting = [d for d in environment if any(re.fullmatch(one, d.key) for one in patterns)]
-    evidence = [row.short() for name in names for row in found[name][:3]]
+    evidence = [one.short() for name in names for one in found[name][:3]]
     return Explanation(
-        stage=stage.stage,
+        stage=time.stage,
         resources=tuple(names),
         evidence=tuple(evidence),
         environment=tuple(fitting),
-        sentence=_sentence(stage, names, evidence, fitting, hints=hints),
+        sentence=_sentence(time, names, evidence, fitting, hints=hints),
     )
 
 
-def _witnessed(
-    stage: Compared, rows: Sequence[Compared], *, hints: bool
-) -> Iterator[tuple[str, list[Compared]]]:
-    """Resources with the witnesses that moved the way that the stage's time did."""
+def _causes(near: Sequence[Witness], sure: Sequence[Witness]) -> list[Witness]:
+    """Of what comes near, that whose effect is sure."""
+    return [
+        one
+        for one in near
+        for resource in RESOURCES
+        if one not in sure
+        and re.fullmatch(resource.witnesses, one.key)
+        and any(re.fullmatch(resource.effects, effect.key) for effect in sure)
+    ]
+
+
+def _by_resource(moved: Sequence[Witness]) -> dict[str, list[Witness]]:
+    """Resources with their witnesses, less those that are the effect of another resource."""
+    found: dict[str, list[Witness]] = {}
+    left = list(moved)
     for resource in RESOURCES:
-        moved = [
-            row
-            for row in rows
-            if re.fullmatch(resource.witnesses, f"{row.entity} {row.metric}")
-            and row.difference * stage.difference > 0
-            and (row.chance <= POINTS_TO if hints else row.is_found)
-        ]
-        if moved:
-            yield resource.name, sorted(moved, key=lambda row: row.chance)
+        mine = [one for one in left if re.fullmatch(resource.witnesses, one.key)]
+        if mine:
+            found[resource.name] = sorted(mine, key=lambda one: one.chance)
+            left = [one for one in left if not re.fullmatch(resource.effects, one.key)]
+    return found
 
 
 def _sentence(
-    stage: Compared,
+    time: Compared,
     names: Sequence[str],
     evidence: Sequence[str],
     fitting: Sequence[EnvironmentDifference],
     *,
     hints: bool,
 ) -> str:
-    parts = [stage.short()]
+    parts = [time.short()]
     if names:
         verb = "no metric differs beyond doubt, but it hints at" if hints else "it points to"
         parts.append(f"{verb} {', '.join(names)} ({'; '.join(evidence)})")
@@ -183,11 +200,3 @@ def _said(value: Any) -> str:
     if value is None:
         return "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def by_stage(rows: Sequence[Compared]) -> Mapping[str, list[Compared]]:
-    """Comparisons by the stage they are of, in order."""
-    found: dict[str, list[Compared]] = {}
-    for row in rows:
-        found.setdefault(row.stage, []).append(row)
-    return found

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import pyarrow.parquet as pq
 
 from telemetry.attribution import correlate
 from telemetry.contention import Thresholds, flags
+from telemetry.data_moved import data_moved
 from telemetry.energy import energy_rows
 from telemetry.hypervisor import joined
 from telemetry.ledger import close_ledger
+from telemetry.peaks import with_peaks
 from telemetry.profile import Profile, data_rows
 from telemetry.runfolder import RunFolder, write_atomically
+from telemetry.verdict import verdicts
 
 _SPANS = pa.schema(
     [
@@ -43,17 +47,19 @@ def finish(folder: RunFolder) -> Profile:
     run = folder.read()
     samples, hypervisor = joined(folder, run)
     spans = folder.spans()
+    measured = (*correlate(samples, spans).rows, *energy_rows(samples, spans), *data_rows(run))
     profile = Profile(
-        rows=(
-            *correlate(samples, spans).rows,
-            *energy_rows(samples, spans),
-            *data_rows(run),
-        ),
+        rows=tuple(with_peaks(measured, run)),
         ledger=tuple(close_ledger(samples, spans, run)),
         hypervisor=hypervisor,
     )
     if hypervisor is not None:
         hypervisor["contention"] = flags(profile, _thresholds(run))
+    profile = replace(
+        profile,
+        verdicts=tuple(verdicts(profile, run)),
+        data_moved=tuple(data_moved(profile, run)),
+    )
     document = profile.to_json(run)
     _write_table(folder.spans_parquet, _spans_table(run))
     _write_table(folder.profile_parquet, profile.to_table())

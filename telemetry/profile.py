@@ -66,11 +66,15 @@ class Profile:
     """All rows of a run's measured stages, and the run's ledger.
 
     ``hypervisor``: what is known of vCenter's view as a whole; None in a run that asked none.
+    ``verdicts``: what held each stage back; ``data_moved``: what each moved. Both are empty in the
+    profile of a version that did not say it.
     """
 
     rows: tuple[Row, ...]
     ledger: tuple[Mapping[str, Any], ...] = ()
     hypervisor: Mapping[str, Any] | None = None
+    verdicts: tuple[Mapping[str, Any], ...] = ()
+    data_moved: tuple[Mapping[str, Any], ...] = ()
 
     @cached_property
     def _found(self) -> dict[tuple[str, str, str], Row]:
@@ -105,6 +109,8 @@ class Profile:
                 for stage in run["stages"]
             ],
             "ledger": [dict(entry) for entry in self.ledger],
+            "verdicts": [dict(one) for one in self.verdicts],
+            "data_moved": [dict(one) for one in self.data_moved],
             **told,
         }
 
@@ -124,6 +130,8 @@ class Profile:
             ),
             ledger=tuple(document["ledger"]),
             hypervisor=document.get("hypervisor"),
+            verdicts=tuple(document.get("verdicts", ())),
+            data_moved=tuple(document.get("data_moved", ())),
         )
 
 
@@ -189,6 +197,7 @@ class Headline:
     read_bytes: float | None
     write_bytes: float | None
     gpu: str
+    verdict: str
     coverage: float | None
     reused_from: str | None
     reason: str | None
@@ -218,6 +227,7 @@ def _headline(profile: Profile, stage: Mapping[str, Any]) -> Headline:
         read_bytes=figure("io_read_bytes"),
         write_bytes=figure("io_write_bytes"),
         gpu=_gpu(profile, name) if measured else "",
+        verdict=next((one["verdict"] for one in profile.verdicts if one["stage"] == name), ""),
         coverage=figure("cpu_busy_seconds", "coverage"),
         reused_from=stage.get("reused_from"),
         reason=stage.get("reason"),

@@ -3,6 +3,9 @@
 Names that the record is known to hold are replaced wherever they stand; whatever else has the form
 of an address, a UUID or a path outside of the system's own folders is replaced by its form. The
 same name gets the same replacement, so that a file still says what belongs together.
+
+A published profile may lose keys and shape; an archived run may not, as all is derived of it anew:
+its names are replaced by ``telemetry.archive_names``, by other rules.
 """
 
 from __future__ import annotations

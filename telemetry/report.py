@@ -10,19 +10,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
 from telemetry.report_accounts import growth, ledger
 from telemetry.report_beside import beside
-from telemetry.report_beside_charts import beside_charts, is_drawn_here
-from telemetry.report_charts import RunSeries, charts
-from telemetry.report_contention import HEAD, contention, overview_cell, stage_flags
+from telemetry.report_contention import contention, overview_column, stage_flags
 from telemetry.report_generic import absent_list, folded, key_values
-from telemetry.report_header import header, hypervisor, why_no_gpu
+from telemetry.report_header import about, header, hypervisor, why_no_gpu
 from telemetry.report_html import (
+    NOTHING,
     Html,
     flat,
     join,
@@ -30,24 +28,30 @@ from telemetry.report_html import (
     words,
 )
 from telemetry.report_hypervisor import (
-    move_sentence,
     overview_lines,
     section,
 )
 from telemetry.report_hypervisor_view import HypervisorView, hypervisor_view
-from telemetry.report_stages import Column, StageView, overview, stage_section, views
+from telemetry.report_overview import Column, gpu_column, overview
+from telemetry.report_series import RunSeries
+from telemetry.report_stages import stage_section
+from telemetry.report_timeline import chart_data, extent_of, timeline
+from telemetry.report_verdict import OLD
+from telemetry.report_view import StageView, views
 from telemetry.segments import SampleSet
 
 _SECTIONS = (
     ("overview", "Overview"),
-    ("hypervisor", "Hypervisor"),
+    ("contention", "Contention"),
     ("timeline", "Timeline"),
     ("stages", "Stages"),
+    ("hypervisor", "Hypervisor"),
     ("ledger", "Ledger"),
     ("growth", "Growth of the data"),
     ("absent", "Not measured"),
     ("environment", "Environment"),
 )
+_SCRIPTS = ("report_axis.js", "report_draw.js", "report.js")
 
 
 def render(run: Mapping[str, Any], profile: Mapping[str, Any], samples: SampleSet) -> str:
@@ -58,10 +62,10 @@ def render(run: Mapping[str, Any], profile: Mapping[str, Any], samples: SampleSe
     """
     index = RunSeries(samples)
     stages = views(run, profile)
-    extent = _extent(run, stages, index)
+    extent = extent_of(run, stages, index)
     seen = hypervisor_view(run, profile, index, extent)
-    style, script = _asset("report.css"), _asset("report.js")
-    data = _chart_data(stages, index, seen, extent)
+    style, script = _asset("report.css"), _script()
+    data = chart_data(stages, index, seen, extent)
     page = _asset("report.html")
     return _filled(
         page,
@@ -78,6 +82,12 @@ def render(run: Mapping[str, Any], profile: Mapping[str, Any], samples: SampleSe
 
 def _asset(name: str) -> str:
     return files("telemetry").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _script() -> str:
+    """The page's one script: its parts in their order, in a scope of their own."""
+    parts = "\n".join(_asset(name) for name in _SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
 def _filled(page: str, values: Mapping[str, str]) -> str:
@@ -109,56 +119,6 @@ def _policy(script: str, style: str) -> str:
     )
 
 
-def _extent(run: Mapping[str, Any], stages: list[StageView], index: RunSeries) -> tuple[int, int]:
-    """Start and end of the time axis: a killed run ends with the last thing known of it."""
-    ends = [view.record["end_ns"] for view in stages if view.record.get("end_ns")]
-    starts = [view.record["start_ns"] for view in stages if view.record.get("start_ns")]
-    start = run.get("started_ns") or min(starts, default=0)
-    end = run.get("ended_ns") or max([*ends, *starts, index.last_ns() or 0, start])
-    return start, max(end, start + 1)
-
-
-def _chart_data(
-    stages: list[StageView], index: RunSeries, seen: HypervisorView, extent: tuple[int, int]
-) -> dict[str, Any]:
-    start_ns, end_ns = extent
-    names = [view.name for view in stages]
-    drawn = charts(index, stages=names, start_ns=start_ns, elsewhere=is_drawn_here)
-    if index.names():
-        drawn += beside_charts(index, seen, start_ns)
-    return {
-        "startMs": start_ns // 1_000_000,
-        "durationMs": max(1, (end_ns - start_ns) // 1_000_000),
-        "stages": [
-            {
-                "place": view.place,
-                "name": view.name,
-                "status": view.status,
-                "from": (view.record["start_ns"] - start_ns) // 1_000_000,
-                "to": ((view.record.get("end_ns") or end_ns) - start_ns) // 1_000_000,
-                "ended": view.record.get("end_ns") is not None,
-            }
-            for view in stages
-            if view.measured
-        ],
-        "unmeasured": [
-            {"place": view.place, "name": view.name, "status": view.status}
-            for view in stages
-            if not view.measured
-        ],
-        "moves": [
-            {
-                "at": (move["at_ns"] - start_ns) // 1_000_000,
-                "text": move_sentence(move, start_ns),
-                "to": str(move.get("to_host") or "another host"),
-            }
-            for move in seen.moves
-            if move.get("at_ns") is not None
-        ],
-        "charts": drawn,
-    }
-
-
 def _body(
     run: Mapping[str, Any],
     profile: Mapping[str, Any],
@@ -166,30 +126,34 @@ def _body(
     index: RunSeries,
     seen: HypervisorView,
 ) -> Html:
-    extent = _extent(run, stages, index)
+    extent = extent_of(run, stages, index)
     no_gpu = why_no_gpu(run, index)
     run_seconds = (extent[1] - extent[0]) / 1e9 if run.get("ended_ns") else None
     missing = [(one.entity, one.metric.name, one.reason) for one in index.absent]
     bodies = {
         "overview": [
-            overview(stages, run_seconds, no_gpu, _columns(seen)),
-            _unseen(run, index, no_gpu, seen, extent[0]),
-            contention(seen, stages) if seen.configured else None,
+            overview(stages, extent, run_seconds, _columns(index, seen, no_gpu)),
+            _lines(
+                _no_verdicts(stages),
+                _no_gpu(index, no_gpu),
+                *_no_hypervisor(run, seen, extent[0]),
+            ),
         ],
+        "contention": contention(seen, stages) if seen.configured else None,
         "hypervisor": section(seen, stages, extent[0]) if seen.configured else None,
-        "timeline": _timeline(stages),
+        "timeline": timeline(stages),
         "stages": [stage_section(view, index.metrics, _seen(view, seen)) for view in stages]
         or tag("p", "No stage began in this run.", class_="empty"),
         "ledger": ledger(profile.get("ledger") or ()),
         "growth": growth(stages),
         "absent": absent_list(missing, "in the whole run", opened=True)
         or tag("p", "Every series that a collector knows was there.", class_="empty"),
-        "environment": _environment(run),
+        "environment": _environment(run, extent),
     }
     shown = [(key, title) for key, title in _SECTIONS if bodies[key] is not None]
     return join(
         [
-            header(run, extent, no_gpu, seen),
+            header(run, extent, seen),
             tag(
                 "nav",
                 [tag("a", title, href=f"#{key}") for key, title in shown],
@@ -208,9 +172,14 @@ def _body(
     )  # fmt: skip
 
 
-def _columns(seen: HypervisorView) -> list[Column]:
-    """The overview's columns of the hypervisor, in a run that asked a vCenter."""
-    return [Column(head=HEAD, of=partial(overview_cell, seen))] if seen.configured else []
+def _columns(index: RunSeries, seen: HypervisorView, no_gpu: str) -> list[Column]:
+    """The overview's columns of the GPU and the hypervisor, in a run that has them."""
+    columns = [gpu_column(no_gpu)] if _has_gpu(index) else []
+    return columns + ([overview_column(seen)] if seen.configured else [])
+
+
+def _has_gpu(index: RunSeries) -> bool:
+    return any(entity.startswith("gpu:") for entity, _ in index.names())
 
 
 def _seen(stage: StageView, seen: HypervisorView) -> Html | None:
@@ -219,54 +188,35 @@ def _seen(stage: StageView, seen: HypervisorView) -> Html | None:
     return join([stage_flags(seen, stage), beside(seen, stage)])
 
 
-def _unseen(
-    run: Mapping[str, Any], index: RunSeries, no_gpu: str, view: HypervisorView, start_ns: int
-) -> Html | None:
-    """Below the table: whole worlds that were not measured, each with its reason."""
-    told = []
-    if not any(entity.startswith("gpu:") for entity, _ in index.names()):
-        told.append(tag("li", tag("b", "GPU"), f" not measured: {no_gpu}."))
+def _lines(*told: Html | None) -> Html | None:
+    """Below the table: what was not measured as a whole, a sentence with its reason for each."""
+    found = [line for line in told if line is not None]
+    return tag("ul", found, class_="unseen") if found else None
+
+
+def _no_gpu(index: RunSeries, why: str) -> Html | None:
+    return None if _has_gpu(index) else tag("li", tag("b", "GPU"), f" not measured: {why}.")
+
+
+def _no_verdicts(stages: list[StageView]) -> Html | None:
+    measured = [stage for stage in stages if stage.measured]
+    if not measured or any(stage.verdict for stage in measured):
+        return None
+    return tag("li", tag("b", "Verdicts"), f" absent. {OLD}")
+
+
+def _no_hypervisor(run: Mapping[str, Any], view: HypervisorView, start_ns: int) -> Iterable[Html]:
     if view.configured:
-        told += overview_lines(view, start_ns)
-    elif (seen := hypervisor(run)).startswith("not measured"):
-        told.append(tag("li", tag("b", "Hypervisor"), f" {seen}."))
-    return tag("ul", told, class_="unseen") if told else None
+        return overview_lines(view, start_ns)
+    seen = hypervisor(run)
+    return [tag("li", tag("b", "Hypervisor"), f" {seen}.")] if _is_absent(seen) else []
 
 
-def _timeline(stages: list[StageView]) -> Html:
-    numbers = [f"{view.place} {view.name}" for view in stages if not view.measured]
-    left_out = (
-        tag(
-            "p", f"Not in this run's time: {', '.join(numbers)} (see the overview).", class_="empty"
-        )
-        if numbers
-        else None
-    )
-    return join(
-        [
-            tag(
-                "p",
-                "One time axis for all charts. Move over a chart to read all of them at that time; "
-                "drag to zoom (or choose a stage), double-click to see all again. Keys: ← → move, "
-                "Shift for larger steps, + − zoom, 0 or Esc all. Breaks in a line are times "
-                "without samples.",
-                class_="hint",
-            ),
-            left_out,
-            tag(
-                "div",
-                tag("output", "", id="range"),
-                tag("button", "Show the whole run", type="button", id="reset", disabled=True),
-                class_="tools",
-            ),
-            tag("div", id="charts", tabindex="0", role="group", aria_label="Charts over time"),
-            tag("p", id="spoken", class_="hidden", aria_live="polite"),
-            tag("noscript", "The charts need JavaScript; all tables are complete without it."),
-        ]
-    )
+def _is_absent(told: str) -> bool:
+    return told.startswith("not measured")
 
 
-def _environment(run: Mapping[str, Any]) -> Html:
+def _environment(run: Mapping[str, Any], extent: tuple[int, int]) -> Html:
     groups = [
         (key, run[key])
         for key in ("environment", "placement", "recipe", "telemetry")
@@ -274,4 +224,7 @@ def _environment(run: Mapping[str, Any]) -> Html:
     ]
     if not groups:
         return tag("p", "The record of this run says nothing of its environment.", class_="empty")
-    return join([folded(words(key).capitalize(), key_values(flat(value))) for key, value in groups])
+    facts = [tag("div", tag("dt", key), tag("dd", value or NOTHING))
+             for key, value in about(run, extent)]  # fmt: skip
+    folds = [folded(words(key).capitalize(), key_values(flat(value))) for key, value in groups]
+    return join([tag("dl", facts, class_="facts"), folds])

@@ -18,7 +18,8 @@ from telemetry.report_html import (
     tag,
     words,
 )
-from telemetry.report_stages import StageView
+from telemetry.report_verdict import bar
+from telemetry.report_view import StageView
 
 Row = Mapping[str, Any]
 
@@ -94,12 +95,6 @@ def growth(stages: Sequence[StageView]) -> Html:
 def _growth_row(view: StageView, raw: float | None, most: float) -> Html:
     record = view.record
     into, out = record.get("bytes_in"), record["bytes_out"]
-    width = max(0.5, 100.0 * out / most) if out else 0.0
-    bar = tag(
-        "svg",
-        tag("rect", class_="bar", x="0", y="0", width=f"{width:.2f}", height="10"),
-        class_="growthbar", viewBox="0 0 100 10", preserveAspectRatio="none", aria_hidden="true",
-    )  # fmt: skip
     return tag(
         "tr",
         tag("th", view.name, scope="row"),
@@ -109,7 +104,7 @@ def _growth_row(view: StageView, raw: float | None, most: float) -> Html:
         number(out, "B"),
         cell(_times(out, into), num=True),
         cell(_times(out, raw), num=True),
-        tag("td", bar),
+        tag("td", bar(out / most) if out else None),
     )
 
 

@@ -15,8 +15,9 @@ from telemetry.report_contention import FLAG, flag_of, flags
 from telemetry.report_generic import folded
 from telemetry.report_html import NOTHING, Html, exactly, heading, human, join, percent, table, tag
 from telemetry.report_hypervisor_view import HypervisorView, ended
+from telemetry.report_metrics import rate_unit
 from telemetry.report_quantities import QUANTITIES, Guest, Quantity
-from telemetry.report_stages import StageView, rate_unit
+from telemetry.report_view import StageView
 from telemetry.vm_entity import ESTIMATE, parsed, short_hosts
 
 Row = Mapping[str, Any]

@@ -13,20 +13,19 @@ from typing import Any, Literal
 import numpy as np
 
 from telemetry.derived import derived_series
-from telemetry.report_charts import (
+from telemetry.report_charts import MAX_SERIES, empty_chart, without
+from telemetry.report_hypervisor_view import HypervisorView, ended
+from telemetry.report_series import (
     GAP_PERIODS,
     MAX_POINTS,
-    MAX_SERIES,
     Floats,
     RunSeries,
+    Trace,
     bucket_growth,
-    empty_chart,
     levels,
     pieces,
     series_json,
-    without,
 )
-from telemetry.report_hypervisor_view import HypervisorView, ended
 from telemetry.series import Points
 from telemetry.vm_entity import ESTIMATE, parsed, short_hosts
 
@@ -122,8 +121,7 @@ HINT = (
 class _Drawn:
     label: str
     look: Look
-    times: Floats
-    values: Floats
+    trace: Trace
 
 
 def beside_charts(index: RunSeries, view: HypervisorView, start_ns: int) -> list[dict[str, Any]]:
@@ -151,7 +149,7 @@ def beside_charts(index: RunSeries, view: HypervisorView, start_ns: int) -> list
 
 
 def _moves(one: _Drawn) -> bool:
-    return bool(np.nanmax(np.abs(one.values), initial=0.0) > 0)
+    return one.trace.top > 0
 
 
 def is_drawn_here(metric: str) -> bool:
@@ -169,7 +167,7 @@ def _chart(drawn: Sequence[_Drawn], spec: Beside, start_ns: int) -> dict[str, An
     told += [f"Not drawn, for want of room: {', '.join(left)}."] if left else []
     chart["note"] = " ".join(told) or None
     chart["series"] = [
-        series_json(one.label, one.times, one.values, start_ns) | {"look": one.look, "hue": hue}
+        series_json(one.label, one.trace, start_ns) | {"look": one.look, "hue": hue}
         for one, hue in list(zip(lines, _hues(lines), strict=True))[:MAX_SERIES]
     ]
     return chart
@@ -188,10 +186,10 @@ def _hues(drawn: Sequence[_Drawn]) -> list[int]:
 def _guest(index: RunSeries, spec: Beside) -> Iterator[_Drawn]:
     for label, entity, metric in spec.guest:
         for name in _guest_names(index, entity, metric):
-            times, values = _guest_line(index, *name)
-            if np.isfinite(values).any():
+            line = _guest_line(index, *name)
+            if not line.is_empty:
                 shown = label.replace("{}", name[0].partition(":")[2])
-                yield _Drawn(label=shown, look="guest", times=times, values=values)
+                yield _Drawn(label=shown, look="guest", trace=line)
 
 
 def _guest_names(index: RunSeries, entity: str, metric: str) -> list[tuple[str, str]]:
@@ -205,24 +203,24 @@ def _guest_names(index: RunSeries, entity: str, metric: str) -> list[tuple[str, 
     return [name for name in found if name in kept]
 
 
-def _guest_line(index: RunSeries, entity: str, metric: str) -> tuple[Floats, Floats]:
+def _guest_line(index: RunSeries, entity: str, metric: str) -> Trace:
     points, kind, period_ns = _points(index, entity, metric)
     if points is None or len(points.ts_ns) < 2:
-        return np.empty(0), np.empty(0)
+        return Trace(times=np.empty(0), values=np.empty(0))
     if kind != "counter":
         return levels(points, GAP_PERIODS * period_ns)
     first, last = points.ts_ns[0], points.ts_ns[-1]
     count = int(max(1, min(MAX_POINTS, (last - first) / _NS)))
     edges = np.linspace(first, last, count + 1)
     rates = bucket_growth(points, edges, period_ns) / (np.diff(edges) / _NS)
-    return (edges[:-1] + edges[1:]) / 2, rates
+    return Trace(times=(edges[:-1] + edges[1:]) / 2, values=rates)
 
 
 def _points(index: RunSeries, entity: str, metric: str) -> tuple[Points | None, str, float]:
     """A measured series, or the derived one of that name; its kind and its period (ns)."""
     if (entity, metric) in index.names():
         points = index.points(entity, metric)
-        return points, index.metrics[metric].kind, index.period_ns(metric, points)
+        return points, index.metrics[metric].kind, index.period_ns(entity, metric, points)
     for made, known, points, period_s in derived_series(index, index.samples):
         if (made, known.name) == (entity, metric):
             return points, known.kind, period_s * _NS
@@ -282,9 +280,9 @@ def _joined(index: RunSeries, chain: Sequence[str], metric: str, label: str, loo
     """The windows of a chain in one line that is open where the host changed."""
     drawn = [_windows(index.points(entity, metric), look) for entity in chain]
     times, values = (np.concatenate(part) for part in zip(*drawn, strict=True))
-    if len(times) > MAX_POINTS:  # more than a screen has pixels: the extremes are kept
-        times, values = pieces(times, values)
-    return _Drawn(label=label, look=look, times=times, values=values)
+    # More than a screen has pixels: buckets that keep the extremes.
+    trace = pieces(times, values) if len(times) > MAX_POINTS else Trace(times=times, values=values)
+    return _Drawn(label=label, look=look, trace=trace)
 
 
 def _windows(points: Points, look: Look) -> tuple[Floats, Floats]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from telemetry.contention import is_judged
@@ -12,21 +13,18 @@ from telemetry.report_html import (
     exactly,
     heading,
     human,
-    join,
     number,
     table,
     tag,
     words,
 )
 from telemetry.report_hypervisor_view import HypervisorView, ended
-from telemetry.report_stages import StageView
+from telemetry.report_overview import Column, Fact
+from telemetry.report_view import StageView
 from telemetry.vm_entity import parsed
 
 Row = Mapping[str, Any]
 FLAG = "⚑"
-HEAD = heading(
-    "Contention", unit="hypervisor", num=True, title="figures of the hypervisor above a threshold"
-)
 
 
 def flags(view: HypervisorView, stage: str | None = None) -> list[Row]:
@@ -49,16 +47,30 @@ def has_figures(stage: StageView) -> bool:
                for row in stage.rows)  # fmt: skip
 
 
-def overview_cell(view: HypervisorView, stage: StageView) -> Html:
-    """A stage's cell in the overview: how many flags it has, none, or why that is not known."""
+def overview_column(view: HypervisorView) -> Column:
+    """The overview's column of the hypervisor: how long vCPUs waited, and the flags."""
+    return Column(title="Hypervisor", below="ready, flags", of=partial(_facts, view),
+                  meaning="share of the time in which a vCPU waited for a core; figures above a "
+                  "threshold")  # fmt: skip
+
+
+def _facts(view: HypervisorView, stage: StageView) -> Sequence[Fact]:
+    ready = [row["mean"] for row in stage.find("vm:[^/]+", "vm_cpu_ready_percent")
+             if row["mean"] is not None]  # fmt: skip
     found = flags(view, stage.name)
+    told = []
+    if ready:
+        told.append(Fact(text=f"{human(max(ready), '%')} ready", title=exactly(max(ready))))
     if found:
         title = "; ".join(_short(one) for one in found)
-        link = tag("a", f"{FLAG} {len(found)}", href=f"#{stage.anchor}-contention", title=title)
-        return cell(link, num=True, class_="flagged")
-    if has_figures(stage):
-        return cell("none", num=True, title="no figure passed its threshold")
-    return cell("not known", num=True, title=why_not_known(view, stage), class_="none")
+        word = " flag" if len(found) == 1 else " flags"
+        link = tag("a", f"{FLAG} {len(found)}", href=f"#{stage.anchor}-contention")
+        told.append(Fact(text=tag("b", link, word, class_="flagged"), title=title))
+    elif has_figures(stage):
+        told.append(Fact(text="no flag", title="no figure passed its threshold"))
+    else:
+        told.append(Fact(text="not known", title=why_not_known(view, stage), gone=True))
+    return told
 
 
 def why_not_known(view: HypervisorView, stage: StageView) -> str:
@@ -72,19 +84,18 @@ def _short(flag: Row) -> str:
 
 
 def contention(view: HypervisorView, stages: Sequence[StageView]) -> Html:
-    """The overview's table of all flags, or the sentence that there are none."""
+    """The table of all flags of the run, or the sentence that there are none."""
     found = flags(view)
-    title = tag("h3", "Contention")
     if found:
         places = {stage.name: stage for stage in stages}
         found = sorted(found, key=lambda flag: _place(flag, places))
         caption = "Figures of the hypervisor above a threshold"
-        return join([title, _table(found, places, caption, view.own_vm)])
+        return _table(found, places, caption, view.own_vm)
     if any(has_figures(stage) for stage in stages):
         text = "No figure of the hypervisor passed a threshold of contention in any stage."
-        return join([title, tag("p", text, class_="note")])
+        return tag("p", text, class_="note")
     text = f"Not known: {ended(view.why_unseen())}"
-    return join([title, tag("p", text, class_="empty")])
+    return tag("p", text, class_="empty")
 
 
 def _place(flag: Row, places: Mapping[str, StageView]) -> int:

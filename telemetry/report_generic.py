@@ -32,11 +32,13 @@ def absent_list(
     ]
     count, why = len(missing), len(reasons)
     title = f"Not measured {where}: {count} series, {why} {'reason' if why == 1 else 'reasons'}"
-    return folded(title, tag("dl", groups, class_="absent"), opened=opened)
+    return folded(title, tag("dl", groups, class_="absent"), opened=opened, long=not opened)
 
 
-def folded(title: Any, *body: Any, opened: bool = False) -> Html:
-    return tag("details", tag("summary", title), body, open=opened)
+def folded(title: Any, *body: Any, opened: bool = False, long: bool = False) -> Html:
+    """A list that is folded away. ``long``: not printed either, unless the reader unfolded it."""
+    class_ = "long" if long else None
+    return tag("details", tag("summary", title), body, open=opened, class_=class_)
 
 
 def key_values(pairs: Iterable[tuple[str, Any]]) -> Html:

@@ -8,34 +8,35 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from telemetry.report_charts import RunSeries
 from telemetry.report_html import NOTHING, Html, exactly, flat, human, seconds, short, tag, when
 from telemetry.report_hypervisor import header_facts, warnings
 from telemetry.report_hypervisor_view import HypervisorView
-from telemetry.report_stages import StageView, status_mark
+from telemetry.report_series import RunSeries
+from telemetry.report_view import StageView, status_mark
 
 
-def header(
-    run: Mapping[str, Any], extent: tuple[int, int], no_gpu: str, seen: HypervisorView
-) -> Html:
+def header(run: Mapping[str, Any], extent: tuple[int, int], seen: HypervisorView) -> Html:
     status = str(run.get("status") or "unknown")
     shown = StageView(place=0, record={"status": status, "name": ""}, rows=())
     facts = [
         ("Run", run.get("run_id")),
         ("Started", when(run.get("started_ns"))),
         ("Took", _took(run, extent)),
-        ("Host", run.get("host")),
-        *_machine(run),
-        ("GPU", _gpus(run, no_gpu)),
-        *(header_facts(seen) if seen.configured else [("Hypervisor", hypervisor(run))]),
-        ("Versions", _versions(run)),
         ("Recipe", _recipe_digest(run)),
-        ("Clock", _clock(run, extent)),
+        ("Lost on the way", "nothing" if not run.get("losses") else "see below"),
+        ("Machine", _machine(run)),
+        ("GPU", _gpus(run)),
+        *(header_facts(seen) if seen.configured else [("Hypervisor", _hypervisor_word(run))]),
     ]
     return tag(
         "header",
-        tag("p", "StageScope run report", class_="kicker"),
-        tag("h1", run.get("name") or "Run without a name", " ", status_mark(shown)),
+        tag(
+            "h1",
+            run.get("name") or "Run without a name",
+            " ",
+            status_mark(shown),
+            tag("small", "StageScope run report", class_="kicker"),
+        ),
         tag(
             "dl", [tag("div", tag("dt", key), tag("dd", value or NOTHING)) for key, value in facts]
         ),
@@ -47,7 +48,7 @@ def header(
 def _took(run: Mapping[str, Any], extent: tuple[int, int]) -> str | Html:
     long = seconds((extent[1] - extent[0]) / 1e9)
     if run.get("ended_ns"):
-        return f"{long}, until {when(run['ended_ns'])}"
+        return long
     known = f"the last thing known is of {when(extent[1])}"
     return tag("span", f"at least {long}: no end was recorded", title=known)
 
@@ -55,7 +56,7 @@ def _took(run: Mapping[str, Any], extent: tuple[int, int]) -> str | Html:
 def _losses(run: Mapping[str, Any]) -> Html:
     losses = run.get("losses") or []
     if not losses:
-        return tag("p", "Nothing was lost on the way.", class_="losses none")
+        return Html("")
     return tag(
         "div",
         tag("strong", "Lost on the way:"),
@@ -65,8 +66,14 @@ def _losses(run: Mapping[str, Any]) -> Html:
     )
 
 
-def _machine(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """CPU and memory, as the record of the environment names them."""
+def about(run: Mapping[str, Any], extent: tuple[int, int]) -> list[tuple[str, Any]]:
+    """What else identifies a run, for the section on its environment."""
+    ended = when(run["ended_ns"]) if run.get("ended_ns") else None
+    return [("Ended", ended), ("Versions", _versions(run)), ("Clock", _clock(run, extent))]
+
+
+def _machine(run: Mapping[str, Any]) -> str:
+    """Host, CPU and memory, as the record of the environment names them."""
     facts = dict(flat(run.get("environment") or {}))
     model = _first(facts, "cpu_model", "cpu.model", "cpu.name", "cpu.model_name", "processor")
     cores = _first(
@@ -75,11 +82,9 @@ def _machine(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
     memory = _first(
         facts, "memory_total_bytes", "mem_total_bytes", "memory_bytes", "memory.total_bytes"
     )
-    cpu = " · ".join(str(part) for part in (model, f"{cores} CPUs" if cores else None) if part)
-    return [
-        ("CPU", cpu),
-        ("Memory", human(memory, "B") if isinstance(memory, (int, float)) else None),
-    ]
+    size = human(memory, "B") if isinstance(memory, (int, float)) else None
+    parts = (run.get("host"), model, f"{cores} CPUs" if cores else None, size)
+    return " · ".join(str(part) for part in parts if part)
 
 
 def _first(facts: Mapping[str, Any], *names: str) -> Any:
@@ -93,12 +98,12 @@ def why_no_gpu(run: Mapping[str, Any], index: RunSeries) -> str:
     return "; ".join(reasons) if reasons else "no GPU collector told of a GPU in this run"
 
 
-def _gpus(run: Mapping[str, Any], no_gpu: str) -> str:
+def _gpus(run: Mapping[str, Any]) -> str:
     environment = run.get("environment") or {}
     gpu = environment.get("gpu") or {}
     names = Counter(_gpu_name(one) for one in gpu.get("gpus") or environment.get("gpus") or ())
     told = [f"{count} × {name}" if count > 1 else name for name, count in names.items()]
-    return "; ".join(told) if told else f"not measured: {no_gpu}"
+    return "; ".join(told) if told else "not measured"
 
 
 def _gpu_name(gpu: Any) -> str:
@@ -111,6 +116,12 @@ def _gpu_name(gpu: Any) -> str:
     if gpu.get("virtualization"):
         told.append(str(gpu["virtualization"]))
     return ", ".join(told)
+
+
+def _hypervisor_word(run: Mapping[str, Any]) -> str:
+    """Its place in a word; why it was not measured is said once, below the overview."""
+    told = hypervisor(run)
+    return "not measured" if told.startswith("not measured") else told
 
 
 def hypervisor(run: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-_VOID = frozenset({"meta", "link", "br", "img", "rect", "hr"})
+_VOID = frozenset({"meta", "link", "br", "img", "hr"})
 _BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _SI_UNITS = {
     "W": ("W", "kW", "MW"),

@@ -26,7 +26,7 @@ from telemetry.report_html import (
     when,
 )
 from telemetry.report_hypervisor_view import HypervisorView, ended, records
-from telemetry.report_stages import StageView
+from telemetry.report_view import StageView
 
 Row = Mapping[str, Any]
 Fact = tuple[str, Any]
@@ -39,7 +39,6 @@ def header_facts(view: HypervisorView) -> list[Fact]:
     return [
         ("Hypervisor", _where(view)),
         ("vCenter", _server(view)),
-        ("Hypervisor's clock", clock_sentence(view)),
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from telemetry.report_charts import RunSeries
+from telemetry.report_series import RunSeries
 from telemetry.vm_entity import is_estimate, is_seen_from_outside, parsed
 
 Row = Mapping[str, Any]

@@ -203,6 +203,9 @@ def _numbers(kind: pa.DataType, values: array[Any], valid: pa.Buffer | None = No
 
 
 def _nullable(values: Sequence[int | None]) -> pa.Array:
+    if values.count(None) == len(values):  # none is a window
+        nothing = array("q", bytes(8 * len(values)))
+        return _numbers(pa.int64(), nothing, pa.py_buffer(bytes((len(values) + 7) // 8)))
     numbers = array("q", [value or 0 for value in values])
     bits = sum(1 << index for index, value in enumerate(values) if value is not None)
     return _numbers(
@@ -220,7 +223,7 @@ class _Names:
         self._dictionary: pa.Array | None = None
 
     def encode(self, names: Sequence[str]) -> pa.DictionaryArray:
-        for name in names:
+        for name in dict.fromkeys(names):
             if name not in self._codes:
                 self._codes[name] = len(self._codes)
                 self._data += name.encode()
@@ -255,7 +258,9 @@ def read_samples(folder: Path) -> SampleSet:
                 entity=one["entity"], metric=metrics[one["metric"]], reason=one["reason"]
             )
             absent[series.entity, series.metric.name] = series
-        tables += batches
+        if batches:
+            # One piece: a day has a batch for each of its 86,400 seconds, and each piece its price.
+            tables.append(pa.concat_tables(batches).unify_dictionaries().combine_chunks())
     table = SampleSet.empty().table
     if tables:
         table = pa.concat_tables(tables).unify_dictionaries()

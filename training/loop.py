@@ -16,8 +16,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +30,10 @@ from torch.nn import functional
 from infra.device import Device
 from training.batches import Handle, Rows
 from training.checkpoint import read_checkpoint, write_checkpoint
+from training.copies import ORDER_BYTES_PER_ROW, Copies
 from training.loader import shuffled
 from training.models.base import FraudModel, ModelSettings
+from training.repeatable import fingerprint, repeatable, stream
 from training.steps import StepClock, StepTimes, step_clock
 
 Phase = Literal["search", "refit"]
@@ -123,19 +124,21 @@ def train(
     cut = _cut(rows, settings)
     journal = _Journal(
         work=work,
-        fingerprint=_fingerprint(rows, model, settings, seed, device),
+        fingerprint=fingerprint(rows, model.name, model, settings, seed, device.kind),
         handle=handle,
+        copies=Copies(device, handle),
         progress=progress,
     )
     resumed_epochs = journal.read()
     clock = step_clock(device, handle)
-    with _repeatable(settings, device):
+    with repeatable(settings.cpu_threads, device):
         context = Context(
             model=model, settings=settings, seed=seed, device=device, handle=handle, clock=clock
         )
         module = _search(context, rows, cut, journal)
         if settings.refit:
             module = _refit(context, rows, journal)
+    journal.copies.from_gpu(module.state_dict())
     return Trained(
         module=module.cpu().eval(),
         history=tuple(journal.history),
@@ -178,6 +181,10 @@ class Context:
     handle: Handle
     clock: StepClock
 
+    @property
+    def copies(self) -> Copies:
+        return Copies(self.device, self.handle)
+
     def tensors(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Raw features and labels (float32) on the device; on the CPU no feature is copied."""
         features = torch.from_numpy(rows.features)
@@ -185,13 +192,15 @@ class Context:
         if self.device.kind == "cpu":
             return features, labels
         with self.handle.phase("host_to_device"):
-            self.handle.count("host_to_device_bytes", features.nbytes + labels.nbytes)
+            self.copies.to_gpu((features, labels))
             return features.to(self.device.torch_name), labels.to(self.device.torch_name)
 
     def fresh_model(self, phase: Phase) -> FraudModel:
         """A model with the first weights of ``phase``, on the device."""
-        torch.manual_seed(_stream(self.seed, phase, 0))
-        return self.model.build().to(self.device.torch_name)
+        torch.manual_seed(stream(self.seed, PHASES.index(phase), 0))
+        model = self.model.build()
+        self.copies.to_gpu(model.state_dict())
+        return model.to(self.device.torch_name)
 
 
 @dataclass(kw_only=True)
@@ -201,6 +210,7 @@ class _Journal:
     work: Path
     fingerprint: str
     handle: Handle
+    copies: Copies
     progress: Progress | None
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
@@ -230,6 +240,7 @@ class _Journal:
             "fit": fit.state(),
         }
         with self.handle.phase("checkpoint"):
+            self.copies.from_gpu(state)
             write_checkpoint(self.work, state)
         if self.progress is not None:
             self.progress(len(self.history), total_epochs)
@@ -238,6 +249,7 @@ class _Journal:
         """Bring ``fit`` to where ``phase`` was left; return the first epoch that is missing."""
         done = sum(epoch.phase == phase for epoch in self.history)
         if done and self.history[-1].phase == phase:
+            self.copies.to_gpu(self.fit)
             fit.load(self.fit)
         return done + 1
 
@@ -267,11 +279,12 @@ class Fit:
 
     def run_epoch(self, epoch: int, prepared: Tensor, labels: Tensor) -> float:
         """Train on every row once, in the epoch's own order; return the mean loss."""
-        torch.manual_seed(_stream(self.context.seed, self.phase, epoch))
+        torch.manual_seed(stream(self.context.seed, PHASES.index(self.phase), epoch))
         clock, batch_size = self.context.clock, self.context.settings.batch_size
         device = labels.device
         total = torch.zeros((), device=device)
         self.live.train()
+        self.context.copies.bytes_to_gpu(ORDER_BYTES_PER_ROW * len(labels))
         clock.begin()
         for batch in shuffled(prepared, labels, batch_size):
             clock.lap("data_wait")
@@ -282,6 +295,7 @@ class Fit:
             clock.step_done(len(targets))
         mean = float(total) / len(labels)  # waits for the device
         clock.end()
+        self.context.handle.count("epochs")
         return mean
 
     def logits(self, inputs: Tensor) -> Tensor:
@@ -387,33 +401,3 @@ def _loss(model: FraudModel, features: Tensor, labels: Tensor) -> float:
     """Mean log loss of the averaged probability, which is what the model answers with."""
     answered = probability(model.eval(), features)
     return float(functional.binary_cross_entropy(answered, labels))
-
-
-def _stream(seed: int, phase: Phase, epoch: int) -> int:
-    """Seed of the random stream of one epoch; epoch 0 draws the first weights."""
-    words = np.random.SeedSequence([seed, PHASES.index(phase), epoch]).generate_state(2, np.uint32)
-    return int(words[0]) << 31 | int(words[1]) >> 1
-
-
-def _fingerprint(
-    rows: Rows, model: ModelSettings, settings: TrainingSettings, seed: int, device: Device
-) -> str:
-    """What a checkpoint must agree with to be gone on from."""
-    digest = hashlib.sha256(repr((model.name, model, settings, seed, device.kind)).encode())
-    digest.update(np.ascontiguousarray(rows.transaction_id).tobytes())
-    digest.update(np.ascontiguousarray(rows.is_fraud).tobytes())
-    return digest.hexdigest()
-
-
-@contextmanager
-def _repeatable(settings: TrainingSettings, device: Device) -> Iterator[None]:
-    """Let nothing but the seed decide, and leave the process as it was."""
-    threads, was_strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(settings.cpu_threads)
-    torch.use_deterministic_algorithms(device.kind == "cpu")
-    try:
-        with torch.random.fork_rng(devices=[device.index] if device.index is not None else []):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(was_strict)

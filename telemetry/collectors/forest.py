@@ -20,6 +20,8 @@ OWN = "recorder"
 """Entity of the recorder's own tree: it belongs to no other, whoever started it."""
 SLOW_SHARE = 5
 """The I/O of a process whose other figures stand still is read in one look of this many."""
+_READY, _DISK_WAIT = b"R", b"D"
+"""States of /proc/<pid>/stat: running or ready to; uninterruptible sleep, mostly for a disk."""
 _OTHER_FILES = 64
 """Files that the recorder has open besides two for each process."""
 
@@ -32,6 +34,9 @@ class TreeState:
     rss_bytes: int
     threads: int
     processes: int
+    ready: int = 0
+    disk_waits: int = 0
+    """Processes whose first thread ran or could have, and those where it waited for a disk."""
     peak_rss_bytes: int = 0
     swap_bytes: int = 0
 
@@ -48,6 +53,8 @@ class _Tree:
     members: dict[int, Process] = field(default_factory=dict)
     peak_rss_bytes: int = 0
     swap_bytes: int = 0
+    held: dict[int, tuple[Reading | None, int]] = field(default_factory=dict)
+    """By process: how it was when its status was read last, and its swap then."""
 
 
 class Forest:
@@ -215,12 +222,20 @@ class Forest:
 
     def _read_status(self, tree: _Tree) -> None:
         """Peak and swap of the members; a process that has ended has none any more."""
-        tree.swap_bytes = 0
-        for pid in tree.members:
-            with contextlib.suppress(OSError), open(f"{self._proc}/{pid}/status", "rb") as file:  # noqa: PTH123
-                peak_bytes, swap_bytes = parse_status(file.read())
-                tree.peak_rss_bytes = max(tree.peak_rss_bytes, peak_bytes)
-                tree.swap_bytes += swap_bytes
+        held = {}
+        for pid, process in tree.members.items():
+            seen = tree.held.get(pid)
+            if seen is None or seen[0] is not process.last:
+                # One that slept since then has neither got nor lost a page.
+                seen = None
+                with contextlib.suppress(OSError), open(f"{self._proc}/{pid}/status", "rb") as file:  # noqa: PTH123
+                    peak_bytes, swap_bytes = parse_status(file.read())
+                    tree.peak_rss_bytes = max(tree.peak_rss_bytes, peak_bytes)
+                    seen = process.last, swap_bytes
+            if seen is not None:
+                held[pid] = seen
+        tree.held = held
+        tree.swap_bytes = sum(swap_bytes for _, swap_bytes in held.values())
 
     def _update(self, now: Mapping[int, Reading]) -> dict[str, TreeState]:
         states = {}
@@ -239,11 +254,17 @@ class Forest:
         self, usage: Usage, alive: Iterable[Reading], tree: _Tree | None = None
     ) -> TreeState:
         stats = [one.stat for one in alive]
+        states = [stat.state for stat in stats]
+        if tree is not None and stats:  # the status files, with the true peak, are read seldom
+            seen_bytes = self._page * max(stat.rss_pages for stat in stats)
+            tree.peak_rss_bytes = max(tree.peak_rss_bytes, seen_bytes)
         return TreeState(
             usage=usage,
             rss_bytes=self._page * sum(stat.rss_pages for stat in stats),
             threads=sum(stat.threads for stat in stats),
             processes=len(stats),
+            ready=states.count(_READY),
+            disk_waits=states.count(_DISK_WAIT),
             peak_rss_bytes=tree.peak_rss_bytes if tree is not None else 0,
             swap_bytes=tree.swap_bytes if tree is not None else 0,
         )

@@ -13,6 +13,7 @@ from telemetry.clock import Clock
 from telemetry.collectors import guest_metrics as metrics
 from telemetry.collectors.forest import Forest, TreeState
 from telemetry.collectors.machine import MACHINE, Machine, Source, open_machine
+from telemetry.collectors.quota import QuotaAccount
 from telemetry.samples import Metric, Sample, Samples, Series
 
 SLOW_S = 1.0
@@ -24,6 +25,7 @@ _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of linux/proc_ns.
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _TREE = tuple(metrics.TREE.values())
 _TREE_SLOW = tuple(metrics.TREE_SLOW.values())
+_NO_QUOTA = "its control groups have no account of a CPU quota"
 _ALL = tuple(metrics.PROCESSES.values())
 
 
@@ -49,6 +51,7 @@ class GuestCollector:
         self._machine: Machine = open_machine(self.proc, self.sys)
         self._forest = Forest(str(self.proc))
         self._trees: dict[str, tuple[Series, ...]] = {}
+        self._quotas: dict[str, QuotaAccount] = {}
         self._slow_at_s = 0.0
         self._fixed = [
             Series(entity=MACHINE, metric=metrics.MACHINE_OTHER["cpu_count"]),
@@ -80,7 +83,7 @@ class GuestCollector:
         """
         with self._lock:
             first = self._forest.watch(entity, pid, orphans=orphans)
-            self._trees[entity] = self._tree_series(entity)
+            self._trees[entity] = (*self._tree_series(entity), *self._quota_series(entity, pid))
             rows = self._look()
             if not from_start:
                 return rows
@@ -103,6 +106,7 @@ class GuestCollector:
             rows = self._look()
             self._forest.unwatch(entity)
             del self._trees[entity]
+            self._quotas.pop(entity, None)
             return rows
 
     def series_of(self, entity: str) -> Sequence[Series]:
@@ -131,6 +135,7 @@ class GuestCollector:
             source.close()
         self._forest.close()
         self._trees.clear()
+        self._quotas.clear()
 
     def _read(self, sources: Sequence[Source]) -> list[Sample]:
         rows: list[Sample] = []
@@ -163,9 +168,14 @@ class GuestCollector:
         return rows
 
     def _tree_rows(self, ts_ns: int, entity: str, state: TreeState, *, slow: bool) -> list[Sample]:
-        values = (*_counted(state), state.processes, state.threads, state.rss_bytes)
+        values = (
+            *_counted(state),
+            *(state.processes, state.threads, state.rss_bytes, state.ready, state.disk_waits),
+        )
         if slow:
             values = (*values, state.peak_rss_bytes, state.swap_bytes)
+            if entity in self._quotas:
+                values = (*values, *(self._quotas[entity].look() or ()))
         return [
             Sample(ts_ns, series, value)
             for series, value in zip(self._trees[entity], values, strict=False)
@@ -176,6 +186,16 @@ class GuestCollector:
         error = self._forest.io_error(entity)
         reason = None if error is None else f"/proc/<pid>/io: {error.strerror}"
         return tuple(_series(entity, metric, reason) for metric in (*_TREE, *_TREE_SLOW))
+
+    def _quota_series(self, entity: str, pid: int) -> tuple[Series, ...]:
+        """Of a stage alone: the recorder and who runs it are in groups that are sampled anyway."""
+        if not entity.startswith("stage:"):
+            return ()
+        account = QuotaAccount(pid, self.proc)
+        if account.look() is None:
+            return tuple(_series(entity, one, None, _NO_QUOTA) for one in metrics.QUOTA)
+        self._quotas[entity] = account
+        return tuple(_series(entity, one, None) for one in metrics.QUOTA)
 
     def _all_series(self) -> tuple[Series, ...]:
         hidden = _why_hidden(self.proc)
@@ -200,9 +220,9 @@ class GuestCollector:
         ]
 
 
-def _series(entity: str, metric: Metric, no_io: str | None) -> Series:
+def _series(entity: str, metric: Metric, no_io: str | None, why: str | None = None) -> Series:
     return Series(
-        entity=entity, metric=metric, reason=no_io if metric.name.startswith("io_") else None
+        entity=entity, metric=metric, reason=no_io if metric.name.startswith("io_") else why
     )
 
 

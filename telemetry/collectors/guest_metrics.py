@@ -115,6 +115,19 @@ TREE = _table(
     _gauge("process_count", "1", "processes", "/proc"),
     _gauge("thread_count", "1", "threads", _PID_STAT),
     _gauge("mem_rss_bytes", "B", "resident memory, summed; shared pages count in each", _PID_STAT),
+    _gauge(
+        "process_ready_count",
+        "1",
+        "processes whose first thread ran or was ready to run (state R)",
+        _PID_STAT,
+    ),
+    _gauge(
+        "process_waiting_for_disk_count",
+        "1",
+        "processes whose first thread waited without a signal being able to end it: mostly for a "
+        "disk (state D)",
+        _PID_STAT,
+    ),
 )
 TREE_SLOW = _table(
     _gauge(
@@ -140,11 +153,15 @@ NOT_PER_TREE = (
         for name in ("net_rx_bytes", "net_tx_bytes")
     ),
 )
-_CPU_STAT = "cpu.stat of the recorder's control group"
+_CPU_STAT = (
+    "cpu.stat of the recorder's control group; of a stage: of its first process's groups, "
+    "the most of any"
+)
 CGROUP = _table(
     _counter("cgroup_cpu_seconds", "s", "CPU time of this control group", f"{_CPU_STAT}; cpuacct"),
     _counter("cgroup_cpu_throttled_seconds", "s", "time held back by the CPU quota", _CPU_STAT),
     _counter("cgroup_cpu_throttled_periods", "1", "periods in which it was held back", _CPU_STAT),
+    _counter("cgroup_cpu_periods", "1", "periods of the quota in which it had work", _CPU_STAT),
     _gauge(
         "cgroup_mem_used_bytes",
         "B",
@@ -153,6 +170,10 @@ CGROUP = _table(
     ),
     _gauge("cgroup_mem_page_cache_bytes", "B", "page cache of this control group", "memory.stat"),
 )
+QUOTA = tuple(
+    CGROUP[f"cgroup_cpu_{name}"] for name in ("throttled_seconds", "throttled_periods", "periods")
+)
+"""What the CPU quota did to a stage's own control groups, in the order of ``quota.Quota``."""
 SLOW = (*MACHINE_OTHER.values(), *TREE_SLOW.values(), *CGROUP.values())
 """Sampled once a second whatever the collector's period."""
 METRICS = (

@@ -20,6 +20,7 @@ from telemetry.collectors.procfs import (
     parse_mounts,
     parse_net_dev,
     parse_pressure_us,
+    parse_quota,
 )
 from telemetry.samples import Metric, Sample, Series
 
@@ -296,9 +297,7 @@ def _open_cgroup(found: _Found, proc: Path) -> None:
     cgroup = metrics.CGROUP
     entity = "cgroup"
     cpu = [(entity, cgroup["cgroup_cpu_seconds"])]
-    throttled = [
-        (entity, cgroup[f"cgroup_cpu_throttled_{name}"]) for name in ("seconds", "periods")
-    ]
+    throttled = [(entity, metric) for metric in metrics.QUOTA]
     used = [(entity, cgroup["cgroup_mem_used_bytes"])]
     cache = [(entity, cgroup["cgroup_mem_page_cache_bytes"])]
     two, one = cgroup_folders(proc)
@@ -320,18 +319,14 @@ def _open_cgroup(found: _Found, proc: Path) -> None:
 
 
 def _cpu_stat_2(data: bytes) -> Values:
-    stat = parse_flat(data)
-    held_us = stat.get(b"throttled_usec")
-    return [
-        stat[b"usage_usec"] / _SI,
-        None if held_us is None else held_us / _SI,
-        stat.get(b"nr_throttled"),
-    ]
+    return [parse_flat(data)[b"usage_usec"] / _SI, *(parse_quota(data) or (None,) * 3)]
 
 
 def _cpu_stat_1(data: bytes) -> Values:
-    stat = parse_flat(data)
-    return [stat[b"throttled_time"] / 1e9, stat[b"nr_throttled"]]
+    values = parse_quota(data)
+    if values is None:
+        raise ValueError("no account of a quota in it")
+    return values
 
 
 def cgroup_folders(proc: Path = Path("/proc")) -> tuple[Path, dict[str, Path]]:

@@ -151,6 +151,22 @@ def parse_flat(data: bytes) -> dict[bytes, int]:
     return {name: int(value) for name, value in (line.split() for line in data.splitlines())}
 
 
+def parse_quota(data: bytes) -> tuple[float, float, float] | None:
+    """A cpu.stat of v1 or v2: s held back (summed over CPUs), periods held back, periods in all.
+
+    None where the kernel keeps no such account (the root of v2, or no bandwidth control).
+    """
+    stat = parse_flat(data)
+    held_s = (
+        stat[b"throttled_usec"] / 1e6
+        if b"throttled_usec" in stat
+        else stat.get(b"throttled_time", 0) / 1e9
+    )
+    if b"nr_throttled" not in stat or b"nr_periods" not in stat:
+        return None
+    return held_s, stat[b"nr_throttled"], stat[b"nr_periods"]
+
+
 def parse_cgroup_paths(data: bytes) -> Mapping[str, str]:
     """/proc/<pid>/cgroup: the path per v1 controller, and under "" that of v2."""
     found = {}

@@ -10,10 +10,12 @@ BENCHES = (
     "bench_join",
     "bench_generator",
     "bench_recorder",
+    "bench_overhead",
     "bench_nvml",
     "bench_steps",
     "bench_vcenter",
     "bench_watch",
+    "bench_report",
     "bench_vcenter_load",
 )
 

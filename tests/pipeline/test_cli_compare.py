@@ -17,6 +17,8 @@ from click.testing import CliRunner, Result
 from pipeline.cli_compare import COMMANDS
 from pipeline.cli_options import SentenceGroup
 from pipeline.cli_profile import profile
+from pipeline.reproduce import foreign
+from telemetry.publish import reference_of
 from tests.telemetry.reference_runs import RECIPE, made_run
 
 WORK = """
@@ -114,6 +116,88 @@ def test_reproduce_runs_what_was_recorded_and_ends_with_its_outcome(
     assert outcomes["2"] == "differs"
 
 
+def again(profile: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """``reproduce`` in a process of its own, as its signals and exit codes are."""
+    code = "from tests.pipeline.test_cli_compare import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "reproduce", str(profile), "--out", str(out), *more],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=profile.parent,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def test_what_is_there_already_is_gone_on_with(published: Path, tmp_path: Path) -> None:
+    first = again(published, tmp_path, "--runs", "1", "--warm-up", "0")
+    assert "command of work, run in this folder: python3 work.py" in first.stderr
+    (have,) = (path.name for path in tmp_path.glob("2*"))
+    done = again(published, tmp_path, "--runs", "2", "--have", have, "--json")
+    assert "1 run, 1 there already" in done.stderr
+    assert "warm-up" not in done.stderr
+    assert len(list(tmp_path.glob("2*"))) == 2
+    assert json.loads(done.stdout)["b"]["runs"] == 2
+
+
+def test_runs_that_fail_are_no_difference_and_what_was_done_is_told(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The third run fails: 2, with how to go on, and JSON for who asked for it."""
+    (tmp_path / "work.py").write_text(WORK)
+    runs = [str(one) for one in (folder / "as_it_is").read_text().split(",")]
+    file = tmp_path / "quiet.json"
+    assert call("profile", "publish", *runs, "--name", "q", "--file", str(file)).exit_code == 0
+    (tmp_path / "work.py").write_text(
+        "import pathlib, sys\n"
+        "seen = pathlib.Path('seen')\n"
+        "seen.write_text(seen.read_text() + 'x' if seen.exists() else 'x')\n"
+        "sys.exit(3 if len(seen.read_text()) > 2 else 0)\n"
+    )
+    done = again(file, tmp_path / "runs", "--warm-up", "0", "--json")
+    assert done.returncode == 2, done.stderr
+    said = json.loads(done.stdout)
+    assert said["outcome"] == "unsure"
+    assert "work failed, exit code 3" in said["open"][0]
+    kept = re.search(r"2 runs are whole and kept\. Go on with them: .* --have (\S+)", done.stderr)
+    assert kept
+    assert all((tmp_path / "runs" / name).is_dir() for name in kept[1].split(","))
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), RuntimeError("a bug")])
+def test_whatever_goes_wrong_is_never_taken_for_a_difference(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pipeline.recording.record_stage", broken)
+    done = call("reproduce", str(published), "--out", str(tmp_path))
+    assert done.exit_code == 2
+    assert "outcome: could not tell" in done.output
+
+
+def test_publishing_says_where_the_runs_vary_too_much(tmp_path: Path) -> None:
+    file = str(tmp_path / "x.json")
+    for spread, told in ((0.001, False), (0.2, True)):
+        out = tmp_path / str(spread)
+        runs = [str(made_run(out, i, {"training": 5 + 5 * spread * i}).path) for i in range(4)]
+        done = call("profile", "publish", *runs, "--name", "x", "--file", file)
+        assert done.exit_code == 0, done.output
+        assert ("even the same again could not be told" in done.output) is told
+
+
+def test_a_champion_of_another_recipe_is_told_of(tmp_path: Path) -> None:
+    made(tmp_path / "a", 1, recipe={**RECIPE, "seed": 8})
+    runs = [made_run(tmp_path / "b", i, {"training": 5.0}) for i in range(3)]
+    reference = reference_of("x", runs)
+    told = foreign(reference, tmp_path / "a")
+    assert told
+    assert "champion" in told
+    assert foreign(reference, tmp_path / "b") is None
+    assert foreign(reference, tmp_path / "none") is None
+
+
 def made(out: Path, runs: int = 3, **more: object) -> list[str]:
     return [str(made_run(out, i, {"training": 5 + i / 100}, **more).path) for i in range(runs)]
 
@@ -135,7 +219,10 @@ def test_profile_of_a_run_is_printed_as_before(tmp_path: Path) -> None:
         (("compare", "{0}", "{other}"), "say nothing of each other: seed"),
         (("compare", "{0}", "{0}/profile.json"), "name the run's folder instead"),
         (("compare", "{0}", "nothing"), "no run 'nothing'"),
-        (("reproduce", "{0}/none.json"), "none.json"),
+        (("reproduce", "{0}/none.json"), "none.json is not there: name a published profile"),
+        (("reproduce", "{0}/run.json"), "run.json is not read: the profile has schema '1'"),
+        (("reproduce", "{file}", "--have", "{other}"), "is of another recipe than x: seed"),
+        (("reproduce", "{file}"), "the recipe in it cannot be run:\n  - protocol: missing"),
         (("reproduce", "{file}", "--set", "seed=3"), "reproduced as it is"),
     ],
 )

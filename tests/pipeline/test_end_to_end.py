@@ -172,6 +172,33 @@ def test_the_ledger_holds_what_was_measured_twice(made: Made) -> None:
     assert all(entry["reason"] for entry in told)
 
 
+def test_every_stage_says_what_it_moved_and_training_what_an_epoch_read(made: Made) -> None:
+    profile = made.profile
+    totals = {
+        (stage["name"], f"{row['entity']} {row['metric']}"): row["total"]
+        for stage in profile["stages"]
+        for row in stage["metrics"]
+    }
+    told = {entry["stage"]: entry for entry in profile["data_moved"]}
+    assert list(told) == list(STAGES)
+    for name, entry in told.items():
+        for one in entry["moved"]:
+            assert one["bytes"] == totals.get((name, one["source"])), one
+            assert (one["bytes"] is None) == bool(one["reason"]), one
+        assert entry["growth_ratio"] is not None
+        known = {one["what"] for one in entry["moved"] if one["bytes"] is not None}
+        assert {"read by calls", "written by calls", "input", "output"} <= known
+    training = told.pop("training")
+    assert training["epochs"] == totals["training", "app app_epochs"] > 0
+    assert training["bytes_per_epoch"] * training["epochs"] == pytest.approx(
+        totals["training", "stage io_read_calls_bytes"]
+    )
+    (to_gpu,) = (one for one in training["moved"] if one["source"].startswith("app ")
+                 and one["what"] == "to the GPU")  # fmt: skip
+    assert to_gpu["reason"] == "ran on the CPU: nothing is copied to a GPU"
+    assert {entry["epochs"] for entry in told.values()} == {None}
+
+
 def test_the_profile_and_the_report_are_printed_again(made: Made) -> None:
     run_id = made.record["run_id"]
     shown = stagescope("profile", run_id, "--out", str(made.out), "--stage", "training")
@@ -363,7 +390,7 @@ def test_mlflow_draws_the_series_on_its_own_page(served: Served) -> None:
     charts = (*SERIES, "stage/mem_rss_bytes")
     lines = [f"training (system/{chart})" for chart in charts]
     # Charts are drawn when they come into view: a window as high as the page shows all of them.
-    text = text_when_there(url, lines, height=12_000, timeout_s=150)
+    text = text_when_there(url, lines, height=12_000, timeout_s=300)
     for section in ("gpu", "guest", "stage"):
         found = re.search(rf"system/{section}\s+\((\d+)\)", text)
         assert found, text

@@ -18,10 +18,27 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from telemetry.compare import ALPHA_REST, ALPHA_TIMES, TIME, Rule, rule_of
-from telemetry.reference import DURATION, Entry, reference_of
+from telemetry.compare import (
+    ALPHA_REST,
+    ALPHA_SAME,
+    ALPHA_TIMES,
+    TIME,
+    TOLERANCE,
+    Rule,
+    rule_of,
+)
+from telemetry.publish import reference_of
+from telemetry.reference import DURATION, Entry
 from telemetry.runfolder import RunFolder, write_atomically
-from telemetry.statistics import chance, digits, holm, runs_needed, smallest, welch
+from telemetry.statistics import (
+    chance,
+    digits,
+    half_width,
+    holm,
+    runs_needed,
+    smallest,
+    welch,
+)
 
 TRIALS = 10_000
 REAL_TRIALS = 1_000
@@ -90,6 +107,21 @@ def told(noise: Noise, spread: float, runs: int, seed: int = 2) -> tuple[float, 
     least = float(np.median(smallest(welch(a, b, TIME.floor), share, TIME.margin)))
     hits = chance(welch(a, b + least, TIME.floor), TIME.margin) <= share
     return float(np.expm1(least)), float(hits.mean())
+
+
+def called_same(
+    noise: Noise, spread: float, runs: int, *, off: float, stages: int = STAGES, seed: int = 4
+) -> float:
+    """How often all stages are called the same while the first is slower by ``off``."""
+    random = np.random.default_rng(seed)
+    a, b = (spread * noise(random, (TRIALS, stages, runs)) for _ in "ab")
+    b[:, 0] += np.log1p(off)
+    difference = welch(a, b, TIME.floor)
+    found_ = holm(chance(difference, TIME.margin)) <= ALPHA_TIMES
+    within = np.abs(difference.value) + half_width(difference, 2 * ALPHA_SAME) <= np.log1p(
+        TOLERANCE
+    )
+    return float((within & ~found_).all(-1).mean())
 
 
 def recorded_profiles() -> dict[str, list[Entry]]:
@@ -180,6 +212,21 @@ def page() -> Iterator[str]:
         for runs in (3, 5, 10):
             least, hit = told(normal, spread, runs)
             yield f"| {_percent(spread, least, hit, runs=runs)} | {needed} |"
+    yield ""
+    yield "## Called the same"
+    yield ""
+    yield f"How often *same* is said of a whole profile ({STAGES} stages) in which nothing differs,"
+    yield f"and of one of which a stage is {100 * TOLERANCE:g} % slower, the default tolerance."
+    yield ""
+    yield "| noise | spread | runs a side | nothing differs | a stage does |"
+    yield "|---|---|---|---|---|"
+    for name in ("normal", "heavy tails", "drifting"):
+        for spread in (0.01, 0.02, 0.05, 0.1):
+            for runs in (3, 5):
+                same, wrong = (
+                    called_same(noises[name], spread, runs, off=off) for off in (0.0, TOLERANCE)
+                )
+                yield f"| {name} | {_percent(spread, same, wrong, runs=runs)} |"
     yield ""
     yield f"## Recorded runs: {many} of a small recipe, one after another"
     yield ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from telemetry.compare import TIME, Comparison, Rule, compare
+from telemetry.compare import ALPHA_SAME, TIME, TOLERANCE, Comparison, Rule, compare
 from telemetry.compare_page import render
 from telemetry.profile import Row
-from telemetry.reference import Reference, reference_of
+from telemetry.publish import reference_of
+from telemetry.reference import Reference
 from tests.browser import Browser
+from tests.study.detection import called_same, normal
 from tests.telemetry.reference_runs import ENVIRONMENT, RECIPE, made_run, row
 
 QUIET = (1.0, 1.004, 0.997, 1.002, 0.999)
@@ -58,13 +61,28 @@ def test_a_faster_one_is_the_same_turned_round(tmp_path: Path) -> None:
 
 
 def test_noise_is_not_called_the_same_and_says_what_it_could_have_found(tmp_path: Path) -> None:
-    got = compare(side(tmp_path, "a", spread=30), side(tmp_path, "b", spread=30, training=10.5))
+    got = compare(side(tmp_path, "a", spread=60), side(tmp_path, "b", spread=60, training=10.5))
     assert got.outcome == "unsure"
     training = got.times[1]
     assert training.verdict == "unsure"
     assert (training.smallest or 0) > 0.2
     assert (training.runs_for_5_percent or 0) > 20
     assert any("training varies by" in one for one in got.open_points())
+
+
+def test_what_varies_is_the_same_where_it_is_within_what_was_asked_for(tmp_path: Path) -> None:
+    a, b = side(tmp_path, "a", spread=20), side(tmp_path, "b", spread=20, training=10.2)
+    assert compare(a, b).outcome == "same"
+    got = compare(a, b, tolerance=0.05)
+    assert got.outcome == "unsure"
+    assert any("within the 5 % asked for" in one for one in got.open_points())
+
+
+def test_the_same_is_seldom_said_of_what_is_as_far_off_as_was_asked_for() -> None:
+    """One in twenty, at whatever spread: Schuirmann's two tests (1987)."""
+    for spread in (0.02, 0.05, 0.1):
+        assert called_same(normal, spread, 5, off=TOLERANCE, stages=1) <= ALPHA_SAME + 0.01
+    assert called_same(normal, 0.05, 5, off=0.0) > 0.95
 
 
 def test_a_quiet_stage_needs_no_word_on_runs(tmp_path: Path) -> None:
@@ -131,6 +149,47 @@ def test_a_difference_is_explained_by_resource_and_environment(
     assert explained.stage == "training"
     assert resource in explained.resources
     assert told.lower() in explained.sentence.lower()
+
+
+def throttled(seconds: float) -> Row:
+    return row("training", "cgroup", "cgroup_cpu_throttled_seconds", "s", seconds)
+
+
+def waited(what: str, seconds: float) -> Row:
+    return row("training", "machine", f"psi_{what}_some_seconds", "s", seconds)
+
+
+def test_a_quota_is_named_and_the_waiting_that_it_makes_is_not(tmp_path: Path) -> None:
+    calm, held = ([throttled(s), waited("cpu", s)] for s in (0.0, 5.0))
+    a, b = side(tmp_path, "a", rows=calm), side(tmp_path, "b", training=15, rows=held)
+    (explained,) = compare(a, b).explanations
+    assert explained.resources == ("CPU quota",)
+
+
+@pytest.mark.parametrize("entity", ["cgroup", "stage"])
+def test_a_group_without_a_quota_keeps_no_account_of_one(tmp_path: Path, entity: str) -> None:
+    held = replace(throttled(5.0), entity=entity)
+    a, b = side(tmp_path, "a"), side(tmp_path, "b", training=15, rows=[held])
+    (explained,) = compare(a, b).explanations
+    assert explained.resources == ("CPU quota",)
+
+
+def test_a_short_stage_has_witnesses_as_well(tmp_path: Path) -> None:
+    """A quarter of a second is too little to be compared by itself, and most of what is missing."""
+    calm, held = ([waited("io", s)] for s in (0.01, 0.26))
+    a = side(tmp_path, "a", training=0.5, rows=calm)
+    b = side(tmp_path, "b", training=0.75, rows=held)
+    got = compare(a, b)
+    assert got.too_small > 0
+    assert [one.resources for one in got.explanations] == [("disk",)]
+
+
+def test_what_accounts_for_little_of_the_difference_is_no_reason(tmp_path: Path) -> None:
+    rows = [[waited("io", s), waited("cpu", c)] for s, c in ((0.0, 0.0), (0.6, 9.0))]
+    a, b = side(tmp_path, "a", rows=rows[0]), side(tmp_path, "b", training=20, rows=rows[1])
+    got = compare(a, b)
+    assert {one.metric for one in got.found} >= {"psi_io_some_seconds", "psi_cpu_some_seconds"}
+    assert [one.resources for one in got.explanations] == [("waiting for a CPU",)]
 
 
 def test_what_others_share_is_evidence_and_decides_nothing(tmp_path: Path) -> None:

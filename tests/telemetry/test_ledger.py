@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from telemetry.ledger import CPU_FLOOR_S, DEVICE_IO_FLOOR_B, close_ledger, entry
+from telemetry.ledger import CPU_FLOOR_S, DEVICE_IO_FLOOR_B, close_ledger
+from telemetry.ledger_entry import entry
 from telemetry.runfolder import Span
 from telemetry.samples import Metric
 from telemetry.segments import SampleSet

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import telemetry.reference
 from telemetry.profile import Row
 from telemetry.pseudonyms import Pseudonyms
-from telemetry.reference import Reference, digest_of, read_reference, reference_of, write_reference
+from telemetry.publish import reference_of
+from telemetry.reference import Reference, digest_of, read_reference, write_reference
 from telemetry.runfolder import RunFolder
 from tests.telemetry.reference_runs import RECIPE, made_run, row
 

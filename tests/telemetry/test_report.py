@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from telemetry.report import render
-from telemetry.report_charts import MAX_POINTS
 from telemetry.report_html import exactly, human, percent, seconds, short, tag
+from telemetry.report_series import MAX_POINTS
 from telemetry.segments import SampleSet
 from tests.browser import Browser
 from tests.telemetry.report_runs import NO_GPU, NO_VCENTER, STAGES, START_NS, MadeRun
@@ -343,15 +343,19 @@ def test_pointer_keys_and_buttons_move_all_charts_at_once(tmp_path: Path) -> Non
 
 
 @pytest.mark.needs("chromium")
-def test_prints_with_all_lists_opened(tmp_path: Path) -> None:
+def test_prints_all_but_the_long_lists_that_stayed_folded(tmp_path: Path) -> None:
     probe = """
+      document.querySelector("details.long").open = true;
       dispatchEvent(new Event("beforeprint"));
-      const closed = document.querySelectorAll("details:not([open])").length;
-      document.documentElement.dataset.closed = closed;
-    """
+      const closed = [...document.querySelectorAll("details:not([open])")];
+      document.documentElement.dataset.closed = closed.filter((one) => !one.matches(".long")).length;
+      document.documentElement.dataset.long = closed.length;
+    """  # noqa: E501 - a script of the page
     page = render(*MadeRun(seconds=60).build())
     opened = Browser().open(written(tmp_path, with_script(page, probe)))
     assert 'data-closed="0"' in opened.dom
+    # Of each stage all its series and what was not measured, less the one that was unfolded.
+    assert f'data-long="{2 * len(STAGES) - 1}"' in opened.dom
     target = tmp_path / "report.pdf"
     Browser().pdf(written(tmp_path, page), target)
     assert target.read_bytes().startswith(b"%PDF")

@@ -197,7 +197,8 @@ def test_the_recorder_hears_of_samples_and_phases(rows, tmp_path, cpu, handle) -
     assert handle.counts["samples"] == expected
     assert {"data_wait", "holdout", "checkpoint"} <= set(handle.phases)
     assert handle.counts["steps"] == trained.steps.steps
-    assert "host_to_device_bytes" not in handle.counts  # the CPU moves nothing
+    assert handle.counts["epochs"] == len(trained.history)
+    assert not {"host_to_device_bytes", "device_to_host_bytes"} & handle.counts.keys()  # on the CPU
     assert [done for done, _ in steps] == list(range(1, len(trained.history) + 1))
     assert steps[-1][0] == steps[-1][1]
 

@@ -1,0 +1,228 @@
+"""From runs of one recipe to a published profile: what is compared of them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from statistics import median
+from typing import Any
+
+from telemetry.profile import Profile, Row
+from telemetry.pseudonyms import Pseudonyms, names_of
+from telemetry.published_recipe import published_recipe, recipe_difference
+from telemetry.reference import DURATION, Entry, Reference, StageEntries, digest_of
+from telemetry.runfolder import RunFolder
+from telemetry.statistics import digits
+
+LEAST_RUNS = 3
+_ENTITIES = re.compile(
+    r"(stage|app|data|machine|cgroup|disk:.+|net:(?!lo$).+|gpu:.+|vm:.+|esxi:.+)"
+)
+"""Whose figures are published: not the recorder's own, nor those of processes all together."""
+_FOREIGN = re.compile(r"recorder|runner|collector:|processes|fs:|net:lo")
+_PEAKS = re.compile(r"(gpu_)?mem_(rss|used)_bytes|gpu_temperature_c|gpu_process_mem_bytes")
+_NEVER = re.compile(r"clock_.*|.*_total_bytes|mem_peak_rss_bytes|.*_estimate|cpu_count")
+"""Constants, clocks, estimates, and a running maximum that is read once a second."""
+_BEFORE = re.compile(r"machine mem_.*|cgroup cgroup_mem_.*|vm:[^ ]+ vm_mem_(consumed|active)_bytes")
+"""Memory of a whole machine: what filled it ran before, and runs in a row resemble each other."""
+_OF_PLACEMENT = ("host", "system", "vm", "esxi_host", "datastores", "vms")
+
+
+def reference_of(
+    name: str, folders: Sequence[RunFolder], *, keep_names: bool = False, whole: bool = False
+) -> Reference:
+    """Runs of one recipe as a published profile. Raises ValueError with a sentence if they are not.
+
+    ``whole``: every run must have finished with every stage measured in it, and there must be
+    three; else stages that were not measured in all of them are left out.
+    """
+    runs = [_Run(folder, keep_names) for folder in folders]
+    _check(runs, whole)
+    first = runs[0]
+    flat = [dict(flatten(one.environment)) for one in runs]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    varied = {key: [one.get(key) for one in flat] for key in keys}
+    names = [stage for stage in first.stages if all(stage in one.stages for one in runs)]
+    return Reference(
+        name=name,
+        recipe=first.recipe,
+        recipe_digest=digest_of(first.recipe),
+        runs=len(runs),
+        measured={
+            "from": _when(min(one.record["started_ns"] for one in runs)),
+            "to": _when(max(one.record["ended_ns"] or one.record["started_ns"] for one in runs)),
+        },
+        environment=first.environment,
+        varied={key: values for key, values in varied.items() if _differ(values)},
+        stages=tuple(_together(stage, runs) for stage in names),
+        absent=_absent(runs),
+        stagescope=metadata.version("stagescope"),
+    )
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return any(value != values[0] for value in values)
+
+
+def flatten(data: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested plain data as ``a.b.0`` → value."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from flatten(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(data, list | tuple):
+        for index, value in enumerate(data):
+            yield from flatten(value, f"{place}.{index}")
+    else:
+        yield place, data
+
+
+class _Run:
+    """One run as it is read: its record, its rows under the names that are published."""
+
+    def __init__(self, folder: RunFolder, keep_names: bool) -> None:
+        self.record = folder.read()
+        self.id = self.record["run_id"]
+        document = json.loads(folder.profile_json.read_text())
+        profile = Profile.from_json(document)
+        self.keep = keep_names
+        self._pseudonyms = Pseudonyms(names_of(self.record, profile.hypervisor))
+        self.recipe = published_recipe(self.record, self._pseudonyms)
+        self.environment = self._environment(profile.hypervisor or {})
+        self.stages = {
+            stage["name"]: stage
+            for stage in self.record["stages"]
+            if stage.get("end_ns") and stage["status"] == "finished" and not stage["reused_from"]
+        }
+        self.rows: dict[str, list[Row]] = {}
+        for row in profile.rows:
+            self.rows.setdefault(row.stage, []).append(row)
+
+    def _environment(self, seen: Mapping[str, Any]) -> dict[str, Any]:
+        placement = {**(self.record.get("placement") or {})}
+        placement["vms"] = placement.get("vms") or seen.get("vms")
+        told = {key: placement[key] for key in _OF_PLACEMENT if placement.get(key)}
+        told = {**(self.record.get("environment") or {}), **({"placement": told} if told else {})}
+        told.pop("host", None) if not self.keep else None
+        return dict(told if self.keep else self._pseudonyms.data(told))
+
+    def entity(self, row: Row) -> str:
+        return row.entity if self.keep else self._pseudonyms.entity(row.entity)
+
+    def reason(self, row: Row) -> str:
+        return str(row.reason) if self.keep else self._pseudonyms.text(str(row.reason))
+
+    def figures(self, stage: str) -> Iterator[tuple[Row, str, str, float]]:
+        """Row, entity, figure and value of all that is compared of a stage."""
+        for row in self.rows.get(stage, ()):
+            if row.reason is None and _ENTITIES.fullmatch(row.entity):
+                for figure in _figures(row):
+                    value = getattr(row, figure)
+                    if value is not None:
+                        yield row, self.entity(row), figure, digits(value)
+
+
+def _figures(row: Row) -> Iterator[str]:
+    """What of a row is compared: what a counter grew by, the mean of levels, the peak of memory."""
+    if _PEAKS.fullmatch(row.metric) and row.kind != "counter" and row.entity != "machine":
+        yield "max"
+    if not _NEVER.fullmatch(row.metric) and not _BEFORE.fullmatch(f"{row.entity} {row.metric}"):
+        yield "total" if row.kind == "counter" else "mean"
+
+
+def _check(runs: Sequence[_Run], whole: bool) -> None:
+    twice = [one.id for one in runs]
+    if again := next((one for one in twice if twice.count(one) > 1), None):
+        raise ValueError(f"run {again} is named twice: each run counts once")
+    if whole and len(runs) < LEAST_RUNS:
+        raise ValueError(
+            f"{len(runs)} run{'s' if len(runs) != 1 else ''}: a profile is published from at least "
+            f"{LEAST_RUNS}, so that it says how much they vary"
+        )
+    first = runs[0]
+    for one in runs:
+        if whole:
+            _check_whole(one)
+        if digest_of(one.recipe) != digest_of(first.recipe):
+            where = recipe_difference(first.recipe, one.recipe)
+            raise ValueError(f"runs {first.id} and {one.id} are of different recipes: {where}")
+        if not one.stages:
+            raise ValueError(f"run {one.id} measured no stage: run it with --fresh")
+
+
+def _check_whole(run: _Run) -> None:
+    if run.record["status"] != "finished":
+        raise ValueError(
+            f"run {run.id} is {run.record['status']}: only finished runs are published"
+        )
+    for stage in run.record["stages"]:
+        if stage["reused_from"]:
+            raise ValueError(
+                f"run {run.id} reused {stage['name']} of run {stage['reused_from']}: a profile is "
+                "published from runs that measured every stage (stagescope run --fresh)"
+            )
+        if stage["name"] not in run.stages:
+            raise ValueError(f"run {run.id}: stage {stage['name']} is {stage['status']}")
+
+
+def _together(stage: str, runs: Sequence[_Run]) -> StageEntries:
+    found: dict[tuple[str, str, str], tuple[Row, list[float | None], list[float]]] = {}
+    for index, run in enumerate(runs):
+        for row, entity, figure, value in run.figures(stage):
+            _, values, coverage = found.setdefault(
+                (entity, row.metric, figure), (row, [None] * len(runs), [])
+            )
+            values[index] = value
+            coverage.append(row.coverage)
+    starts = [(run.stages[stage]["start_ns"] - run.record["started_ns"]) / 1e9 for run in runs]
+    seconds = [(one["end_ns"] - one["start_ns"]) / 1e9 for one in (r.stages[stage] for r in runs)]
+    entity, metric, figure = DURATION
+    duration = Entry(
+        entity=entity,
+        metric=metric,
+        unit="s",
+        kind="gauge",
+        figure=figure,
+        values=tuple(map(digits, seconds)),
+        coverage=1.0,
+    )
+    rest = (
+        Entry(
+            entity=key[0],
+            metric=key[1],
+            unit=row.unit,
+            kind=row.kind,
+            figure=key[2],
+            values=tuple(values),
+            coverage=digits(min(coverage), 4),
+        )
+        for key, (row, values, coverage) in sorted(found.items())
+    )
+    return StageEntries(name=stage, start_s=digits(median(starts)), metrics=(duration, *rest))
+
+
+def _absent(runs: Sequence[_Run]) -> dict[str, list[str]]:
+    """What no run measured in any stage, by its reason."""
+    measured = {
+        (run.entity(row), row.metric)
+        for run in runs
+        for rows in run.rows.values()
+        for row in rows
+        if row.reason is None
+    }
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for rows in run.rows.values():
+            for row in rows:
+                entity = run.entity(row)
+                if _FOREIGN.match(entity) or (entity, row.metric) in measured:
+                    continue
+                if row.reason is not None:
+                    found.setdefault(run.reason(row), set()).add(f"{entity} {row.metric}")
+    return {reason: sorted(what) for reason, what in sorted(found.items())}
+
+
+def _when(ns: int) -> str:
+    return f"{datetime.fromtimestamp(ns / 1e9, UTC):%Y-%m-%dT%H:%M:%SZ}"

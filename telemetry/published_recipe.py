@@ -1,0 +1,85 @@
+"""A recipe as it is published: what was done, without where; and by what two of them differ."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from telemetry.pseudonyms import Pseudonyms
+from telemetry.reference import digest_of
+
+_PLACES: tuple[tuple[str, ...], ...] = (
+    ("vcenter",),
+    ("tracking",),
+    ("data", "path"),
+    ("data", "path_env"),
+    ("online", "redis_env"),
+)
+"""Keys of a recipe that say where something is, and not what is done."""
+
+
+def published_recipe(run: Mapping[str, Any], pseudonyms: Pseudonyms) -> dict[str, Any]:
+    """What was done, without where: a recipe less its places, or the recorded commands.
+
+    Whatever is published of it is what its digest is made of, so that another machine's is alike.
+    """
+    recipe = run.get("recipe") or {}
+    if "seed" in recipe:
+        portable = json.loads(json.dumps(recipe))
+        for place in _PLACES:
+            section = portable
+            for key in place[:-1]:
+                section = section.get(key, {})
+            section.pop(place[-1], None)
+        if portable.get("cluster", {}).get("scheduler"):
+            portable["cluster"]["scheduler"] = "external"
+        return dict(pseudonyms.data(portable))
+    commands = {stage["name"]: stage.get("command") for stage in run["stages"]}
+    return {
+        "recorded": {
+            name: command and [pseudonyms.text(_base_names(part)) for part in command]
+            for name, command in commands.items()
+        }
+    }
+
+
+def _base_names(argument: str) -> str:
+    """``/opt/venv/bin/python`` is ``python``, on every machine."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/=]+/)*([^\s/=]+)", r"\1", argument)
+
+
+def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """The first few keys by which two recipes differ, for a sentence."""
+    one, two = dict(_leaves(a)), dict(_leaves(b))
+    keys = [key for key in dict.fromkeys([*one, *two]) if one.get(key) != two.get(key)]
+    told = [f"{key} is {one.get(key)!r} and {two.get(key)!r}" for key in keys[:3]]
+    more = f", and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return "; ".join(told) + more
+
+
+def is_same_recipe(
+    a: Mapping[str, Any], b: Mapping[str, Any], version_a: str, version_b: str
+) -> str | None:
+    """None, or by what two published recipes differ.
+
+    A key that one version of StageScope does not have yet is no difference.
+    """
+    if digest_of(a) == digest_of(b):
+        return None
+    one, two = dict(_leaves(a)), dict(_leaves(b))
+    both = one.keys() & two.keys()
+    grown = version_a != version_b and "recorded" not in a and len(both) > len(one) / 2
+    if grown and all(one[key] == two[key] for key in both):
+        return None
+    return recipe_difference(a, b)
+
+
+def _leaves(data: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """A recipe's keys with their values; a list is one value."""
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", value

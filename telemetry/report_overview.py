@@ -1,0 +1,285 @@
+"""The report's overview: a strip for each stage in the run's time, all of them on one screen.
+
+Two figures share a cell, the second one below the first. On a phone each stage is a card and each
+cell is named by its ``data-label``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from telemetry.report_html import (
+    NOTHING,
+    Html,
+    exactly,
+    heading,
+    human,
+    join,
+    percent,
+    seconds,
+    short,
+    table,
+    tag,
+)
+from telemetry.report_verdict import sentence, verdict_mark
+from telemetry.report_view import Row, StageView, status_mark, unmeasured
+
+_CPU = r"cpu_(user_|system_)?seconds"
+_READ = r"(io_|disk_)?read_bytes"
+_WRITE = r"(io_|disk_)?writ(e|ten)_bytes"
+_NET = r"net:(?!lo$).+"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One line of a cell: its text, what it says exactly, and whether it is missing."""
+
+    text: Any
+    title: str | None = None
+    gone: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of the overview: its head, and its one or two lines for a stage or for all."""
+
+    title: str
+    below: str
+    meaning: str
+    of: Callable[[StageView], Sequence[Fact]]
+    sums: Callable[[Sequence[StageView]], Sequence[Fact]] = lambda stages: ()
+
+
+def overview(
+    stages: Sequence[StageView],
+    extent: tuple[int, int],
+    run_seconds: float | None,
+    more: Sequence[Column] = (),
+) -> Html:
+    """The table of stages. ``extent``: start and end of the run (ns); ``more``: columns besides."""
+    if not stages:
+        return tag(
+            "p", "This run has no stages yet: it ended before the first one began.", class_="empty"
+        )
+    columns = (*([_VERDICT] if any(view.verdict for view in stages) else []), *_COLUMNS, *more,
+               _COVERAGE)  # fmt: skip
+    head: list[Any] = [heading("Stage"), heading("When", unit="in the run", title=_WHEN)]
+    head += [
+        heading(one.title, unit=one.below, title=one.meaning, num=one is not _VERDICT)
+        for one in columns
+    ]
+    rows = [_rows(view, extent, columns) for view in stages]
+    foot = _foot(stages, columns)
+    whole = table(head, rows, caption="Stages of this run", class_="overview", foot=foot)
+    inside = sum(view.seconds or 0.0 for view in stages)
+    outside = (
+        tag("p", f"The run took {seconds(run_seconds)}; {seconds(run_seconds - inside)} of it lie "
+            "outside of the stages.", class_="note")
+        if run_seconds is not None and run_seconds >= inside
+        else None
+    )  # fmt: skip
+    return join([whole, outside])
+
+
+_WHEN = "the stage's place in the time of the run"
+
+
+def _rows(view: StageView, extent: tuple[int, int], columns: Sequence[Column]) -> Html:
+    place = tag("span", str(view.place), class_="place")
+    link = tag("a", view.name, href=f"#{view.anchor}")
+    first = tag("th", place, " ", link, tag("small", status_mark(view)), scope="row")
+    if not view.measured:
+        return tag("tr", first, tag("td", unmeasured(view), colspan=len(columns) + 1,
+                                    class_="said"), class_="unmeasured")  # fmt: skip
+    cells = [_cell(column.title, column.of(view), column is not _VERDICT) for column in columns]
+    why = sentence((view.verdict or {}).get("sentence"))
+    row = tag("tr", first, _strip(view, extent), cells, class_="told" if why else None)
+    if not why:
+        return row
+    said = tag("td", why, colspan=len(columns) + 2, title=why)
+    return join([row, tag("tr", said, class_="why")])
+
+
+def _cell(title: str, facts: Sequence[Fact], num: bool = True) -> Html:
+    lines = [
+        tag("span" if not place else "small", fact.text, title=fact.title,
+            class_="gone" if fact.gone else None)
+        for place, fact in enumerate(facts)
+    ]  # fmt: skip
+    return tag("td", lines, class_="num" if num else "verdictcell", data_label=title)
+
+
+def _strip(view: StageView, extent: tuple[int, int]) -> Html:
+    """The stage as a bar at its place in the run; one without an end is open to the right."""
+    start, end = extent
+    low = view.record["start_ns"]
+    high = view.record.get("end_ns") or end
+    x, to = (200 * (at - start) / (end - start) for at in (low, high))
+    look = "whole" if view.record.get("end_ns") else "open"
+    bar = tag(
+        "svg",
+        tag("rect", class_="rail", x="0", y="4", width="200", height="2"),
+        tag("rect", class_=f"when {look}", x=f"{x:.2f}", y="0", width=f"{max(0.8, to - x):.2f}",
+            height="10"),
+        class_="strip", viewBox="0 0 200 10", preserveAspectRatio="none", aria_hidden="true",
+    )  # fmt: skip
+    said = f"from {seconds((low - start) / 1e9)} on"
+    return tag("td", bar, class_="stripcell", title=said)
+
+
+def _fact(value: float | None, unit: str, meaning: str, after: str = "") -> Fact:
+    if value is None:
+        return Fact(text=NOTHING, title=f"not measured; {meaning}", gone=True)
+    exact = f"{exactly(value)} {unit}".strip()
+    return Fact(text=f"{human(value, unit)}{after}", title=f"{exact}; {meaning}")
+
+
+def _time(view: StageView) -> Sequence[Fact]:
+    if view.seconds is None:
+        return (Fact(text=NOTHING, title="no end was recorded", gone=True),)
+    return (_fact(view.seconds, "s", "end − start of the stage's process"),)
+
+
+def _cpu_s(view: StageView) -> float | None:
+    sampled = view.total("stage", _CPU)
+    return view.rusage("user_s", "system_s") if sampled is None else sampled
+
+
+def _cpu(view: StageView) -> Sequence[Fact]:
+    used, long = _cpu_s(view), view.seconds
+    mean = used / long if used is not None and long else None
+    return (
+        _fact(mean, "cores", "CPU time ÷ wall-clock time"),
+        _fact(used, "core·s", "user and system time of the stage's processes (by wait4 where not "
+              "sampled)"),
+    )  # fmt: skip
+
+
+def _memory(view: StageView) -> Sequence[Fact]:
+    found = [row["max"] for row in view.find("stage", "mem_rss_bytes") if row["max"] is not None]
+    # Never the kernel's own peak at exit: it carries over that of whoever started the stage.
+    peak = max(found, default=None)
+    return (_fact(peak, "B", "largest sum of resident memory of the stage's process tree"),)
+
+
+def _io(view: StageView, metric: str, fallback: str) -> float | None:
+    sampled = view.total("stage", metric)
+    return view.rusage(fallback) if sampled is None else sampled
+
+
+def _storage(view: StageView) -> Sequence[Fact]:
+    return _both(
+        _io(view, _READ, "read_bytes"), _io(view, _WRITE, "write_bytes"), ("read", "written"),
+        "bytes that the stage's processes fetched from storage, not out of memory, and sent to it",
+    )  # fmt: skip
+
+
+def _network(view: StageView) -> Sequence[Fact]:
+    return _both(
+        view.total(_NET, "net_rx_bytes"), view.total(_NET, "net_tx_bytes"), ("in", "out"),
+        "bytes of the machine's interfaces but lo during the stage",
+    )  # fmt: skip
+
+
+def _both(
+    first: float | None, second: float | None, names: tuple[str, str], meaning: str
+) -> Sequence[Fact]:
+    return tuple(
+        _fact(value, "B", meaning, f" {name}")
+        for value, name in zip((first, second), names, strict=True)
+    )
+
+
+def _sum_of(of: Callable[[StageView], float | None], stages: Sequence[StageView]) -> float | None:
+    found = [value for view in stages if view.measured and (value := of(view)) is not None]
+    return sum(found) if found else None
+
+
+_SUM = "sum of the measured stages"
+
+
+def _sum_storage(stages: Sequence[StageView]) -> Sequence[Fact]:
+    return _both(
+        _sum_of(lambda view: _io(view, _READ, "read_bytes"), stages),
+        _sum_of(lambda view: _io(view, _WRITE, "write_bytes"), stages), ("read", "written"), _SUM,
+    )  # fmt: skip
+
+
+def _sum_network(stages: Sequence[StageView]) -> Sequence[Fact]:
+    return _both(
+        _sum_of(lambda view: view.total(_NET, "net_rx_bytes"), stages),
+        _sum_of(lambda view: view.total(_NET, "net_tx_bytes"), stages), ("in", "out"), _SUM,
+    )  # fmt: skip
+
+
+def _verdict(view: StageView) -> Sequence[Fact]:
+    if view.verdict is None:
+        return (Fact(text=NOTHING, title="the profile gives no verdict on this stage", gone=True),)
+    return (Fact(text=verdict_mark(str(view.verdict.get("verdict") or "unknown"))),)
+
+
+def _coverage(view: StageView) -> Sequence[Fact]:
+    found = view.find("stage", "cpu_user_seconds") or view.find("stage", ".*")
+    covered = [row["coverage"] for row in found if row.get("coverage") is not None]
+    if not covered:
+        why = view.reason("stage") or "no samples of the stage's processes"
+        return (Fact(text="none", title=why, gone=True),)
+    title = f"{exactly(min(covered))}: share of the stage in which its processes were sampled"
+    return (Fact(text=percent(min(covered)), title=title),)
+
+
+_VERDICT = Column(title="Verdict", below="what held it back", of=_verdict,
+                  meaning="what the stage waited for, by the rule named at the stage")  # fmt: skip
+_COVERAGE = Column(title="Coverage", below="of the stage", of=_coverage,
+                   meaning="share of the stage that samples cover")  # fmt: skip
+_COLUMNS = (
+    Column(title="Time", below="wall clock", meaning="end − start of the stage's process",
+           of=_time, sums=lambda stages: (
+               _fact(_sum_of(lambda view: view.seconds, stages), "s", _SUM),)),
+    Column(title="CPU", below="cores used", meaning="mean, and the CPU time below", of=_cpu,
+           sums=lambda stages: (_fact(_sum_of(_cpu_s, stages), "core·s", _SUM),)),
+    Column(title="Memory", below="peak RSS", meaning="of the stage's process tree", of=_memory),
+    Column(title="Storage", below="by the stage", of=_storage, sums=_sum_storage,
+           meaning="bytes read from and written to storage"),
+    Column(title="Network", below="machine", of=_network, sums=_sum_network,
+           meaning="bytes of all interfaces but lo"),
+)  # fmt: skip
+
+
+def gpu_column(absent: str) -> Column:
+    """GPU time and energy. ``absent``: why a stage has no figures, where its rows do not say."""
+
+    def of(view: StageView) -> Sequence[Fact]:
+        why = view.reason("gpu.*") or absent
+        busy = [row for row in view.find("gpu:.+", "gpu_util_percent") if row["mean"] is not None]
+        return (_busy(busy, why), _energy(view.total("gpu:.+", "energy_j"), why))
+
+    def sums(stages: Sequence[StageView]) -> Sequence[Fact]:
+        joules = _sum_of(lambda view: view.total("gpu:.+", "energy_j"), stages)
+        return () if joules is None else (_fact(joules, "J", _SUM),)
+
+    return Column(title="GPU", below="busy, energy", of=of, sums=sums,
+                  meaning="time with a kernel resident, mean; energy by the GPU's own "
+                  "counter")  # fmt: skip
+
+
+def _busy(rows: Sequence[Row], why: str) -> Fact:
+    if not rows:
+        return Fact(text="not measured", title=why, gone=True)
+    title = ", ".join(f"{row['entity']}: {exactly(row['mean'])} %" for row in rows)
+    mean = sum(row["mean"] for row in rows) / len(rows)
+    several = f" of {len(rows)}" if len(rows) > 1 else ""
+    return Fact(text=f"{short(mean)} %{several}", title=title)
+
+
+def _energy(joules: float | None, why: str) -> Fact:
+    if joules is None:
+        return Fact(text="energy not measured", title=why, gone=True)
+    return _fact(joules, "J", "all GPUs together")
+
+
+def _foot(stages: Sequence[StageView], columns: Sequence[Column]) -> Html:
+    cells = [_cell(one.title, one.sums(stages)) for one in columns]
+    return tag("tr", tag("th", "Sum of the measured", scope="row", colspan="2"), cells)

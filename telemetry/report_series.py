@@ -1,0 +1,195 @@
+"""The samples of a run as the report draws them: found by pattern, thinned, as JSON for the page.
+
+Counters become rates and gaps in sampling become breaks, never zeros. A series of more samples
+than ``MAX_POINTS`` is held to that number of buckets, however long the run was: each keeps its
+smallest value, its median and its largest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from telemetry.samples import Metric
+from telemetry.segments import SampleSet
+from telemetry.series import Points, SeriesIndex
+
+MAX_POINTS = 2000
+"""Points or buckets of one series in the page: a few for each pixel of a wide screen."""
+GAP_PERIODS = 2.5
+"""A distance of more periods than this between two samples is a gap, as in the profile."""
+_MAX_GAPS = 100
+_NS = 1e9
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trace:
+    """A series as drawn: times (ns) and values, NaN between pieces; all [n].
+
+    ``low`` and ``high`` are None where each value is a sample; else each value is the median of a
+    bucket, and they are its smallest and its largest.
+    """
+
+    times: Floats
+    values: Floats
+    low: Floats | None = None
+    high: Floats | None = None
+
+    def scaled(self, factor: float) -> Trace:
+        low, high = (None if one is None else one * factor for one in (self.low, self.high))
+        return Trace(times=self.times, values=self.values * factor, low=low, high=high)
+
+    @property
+    def top(self) -> float:
+        """The largest distance from 0; 0 where there is no value."""
+        drawn = self.values if self.low is None or self.high is None else (self.low, self.high)
+        return float(np.nanmax(np.abs(drawn), initial=0.0))
+
+    @property
+    def is_empty(self) -> bool:
+        return not np.isfinite(self.values).any()
+
+
+class RunSeries(SeriesIndex):
+    """The samples of a run by (entity, metric), found by pattern, with what is known of them."""
+
+    def __init__(self, samples: SampleSet) -> None:
+        super().__init__(samples)
+        self.samples = samples
+        self.metrics: Mapping[str, Metric] = samples.metrics
+        self.absent = samples.absent
+        self._periods = samples.periods
+
+    def matching(self, entity: str, metric: str) -> list[tuple[str, str]]:
+        found = [
+            n for n in self.names() if re.fullmatch(entity, n[0]) and re.fullmatch(metric, n[1])
+        ]
+        return sorted(found, key=lambda name: natural(name[0]))
+
+    def period_ns(self, entity: str, metric: str, points: Points) -> float:
+        """The period that the collector promised, else the middle distance of the samples."""
+        period_s = self._periods.get(f"{entity} {metric}") or self._periods.get(metric)
+        if period_s:
+            return period_s * _NS
+        return float(np.median(np.diff(points.ts_ns))) if len(points.ts_ns) > 1 else _NS
+
+    def reasons(self, entity: str, metric: str = ".*") -> list[str]:
+        """Why series that match are absent, each reason once."""
+        found = (
+            series.reason
+            for series in self.absent
+            if series.reason
+            and re.fullmatch(entity, series.entity)
+            and re.fullmatch(metric, series.metric.name)
+        )
+        return list(dict.fromkeys(found))
+
+
+def drawn(index: RunSeries, entity: str, metric: str) -> Trace:
+    """A series as drawn: rates of counters, levels of the others."""
+    points = index.points(entity, metric)
+    known = index.metrics.get(metric)
+    gap_ns = GAP_PERIODS * index.period_ns(entity, metric, points)
+    if known is None or known.kind != "counter":
+        return levels(points, gap_ns)
+    times, values = points.ts_ns.astype(np.float64), points.values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rates = np.diff(values) / (np.diff(times) / _NS)
+    rates[np.diff(times) > gap_ns] = np.nan
+    rates[rates < 0] = np.nan
+    return pieces(times[1:], rates)
+
+
+def levels(points: Points, gap_ns: float) -> Trace:
+    """Levels as they were, open where two samples are further apart than ``gap_ns``."""
+    times, values = points.ts_ns.astype(np.float64), points.values
+    broken = np.flatnonzero(np.diff(times) > gap_ns)
+    times = np.insert(times, broken + 1, times[broken] + 1.0)
+    return pieces(times, np.insert(values, broken + 1, np.nan))
+
+
+def pieces(times: Floats, values: Floats) -> Trace:
+    """Each unbroken piece, held to its share of MAX_POINTS, with one NaN between two of them.
+
+    Of very many gaps the last ones are closed: they are narrower than a pixel by then.
+    """
+    sound = np.isfinite(values)
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], sound, [False])).astype(np.int8)))
+    ranges = [(int(low), int(high)) for low, high in edges.reshape(-1, 2)]
+    if not ranges:
+        return Trace(times=np.empty(0), values=np.empty(0))
+    if len(ranges) > _MAX_GAPS:
+        return pieces(times[sound], values[sound])
+    length, budget = int(sound.sum()), MAX_POINTS - 2 * len(ranges)
+    whole = length + len(ranges) <= MAX_POINTS
+    parts = [
+        _buckets(times[low:high], values[low:high],
+                 high - low if whole else max(1, budget * (high - low) // length))
+        for low, high in ranges
+    ]  # fmt: skip
+    at, low, middle, high = (np.concatenate(part)[:-1] for part in zip(*parts, strict=True))
+    if whole:
+        return Trace(times=at, values=middle)
+    return Trace(times=at, values=middle, low=low, high=high)
+
+
+def _buckets(times: Floats, values: Floats, count: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """Middle time, smallest, median and largest of at most ``count`` equal buckets, and a NaN."""
+    size = -(-len(values) // count)
+    rows = -(-len(values) // size)
+    full = np.full(rows * size, np.nan)
+    full[: len(values)] = values
+    buckets = full.reshape(rows, size)
+    firsts = np.arange(rows) * size
+    lasts = np.minimum(firsts + size, len(values)) - 1
+    at = (times[firsts] + times[lasts]) / 2
+    low, middle, high = (
+        np.append(of(buckets, axis=1), np.nan) for of in (np.nanmin, np.nanmedian, np.nanmax)
+    )
+    return np.append(at, times[-1] + 1.0), low, middle, high
+
+
+def bucket_growth(points: Points, edges: Floats, period_ns: float) -> Floats:
+    """What a counter grew in each bucket; NaN where a gap or a step back lies in it."""
+    at = points.ts_ns.astype(np.float64)
+    growth = np.diff(np.interp(edges, at, points.values))
+    bad = (np.diff(at) > GAP_PERIODS * period_ns) | (np.diff(points.values) < 0)
+    for low, high in zip(at[:-1][bad], at[1:][bad], strict=True):
+        growth[(edges[1:] > low) & (edges[:-1] < high)] = np.nan
+    growth[(edges[:-1] < at[0]) | (edges[1:] > at[-1])] = np.nan
+    return np.asarray(growth, dtype=np.float64)
+
+
+def series_json(label: str, trace: Trace, start_ns: int) -> dict[str, Any]:
+    """``{label, t, v}`` and, of buckets, ``lo`` and ``hi``.
+
+    ``t``: ms since ``start_ns``, as differences; ``v``: values in the unit, null where a gap is.
+    """
+    at = np.rint((trace.times - start_ns) / 1e6).astype(np.int64)
+    made = {"label": label, "t": np.diff(at, prepend=0).tolist(), "v": _listed(trace.values)}
+    if trace.low is not None and trace.high is not None:
+        made |= {"lo": _listed(trace.low), "hi": _listed(trace.high)}
+    return made
+
+
+def _listed(values: Floats) -> list[float | None]:
+    return [_rounded(value) for value in values.tolist()]
+
+
+def _rounded(value: float) -> float | None:
+    if not np.isfinite(value):
+        return None
+    short = float(f"{value:.4g}")
+    return int(short) if short.is_integer() else short
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts gpu:10 after gpu:9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

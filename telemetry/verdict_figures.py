@@ -1,0 +1,195 @@
+"""The figures of one stage that verdicts rest on, each with the row of the profile it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from telemetry.contention import Flag
+from telemetry.profile import Profile, Row
+
+CPU, READY = "cpu_busy_seconds", "process_ready_count"
+DISK_WAITS = "process_waiting_for_disk_count"
+_RATE = {"mean", "p50", "p95", "max"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One figure of a row of the profile, and what it says in a few words."""
+
+    entity: str
+    metric: str
+    figure: str
+    value: float
+    unit: str
+    says: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_SAYS = {
+    ("stage", CPU): "CPUs that its processes used",
+    ("stage", READY): "processes that ran or were ready to run",
+    ("stage", DISK_WAITS): "processes that waited for a disk",
+    ("stage", "io_read_bytes"): "storage read for it",
+    ("stage", "io_write_bytes"): "storage written for it",
+    ("stage", "page_faults_major"): "its page faults that waited for storage",
+    ("stage", "mem_rss_bytes"): "its resident memory",
+    ("stage", "mem_swap_bytes"): "its memory that was swapped out",
+    ("stage", "cgroup_cpu_throttled_periods"): "periods in which the quota held it back",
+    ("stage", "cgroup_cpu_periods"): "periods of the quota in which it had work",
+    ("machine", "cpu_count"): "CPUs of the machine",
+    ("machine", CPU): "CPUs of the machine that worked",
+    ("machine", "cpu_steal_seconds"): "CPUs of the machine that the hypervisor gave to others",
+    ("machine", "psi_cpu_some_seconds"): "share of time in which a task of the machine waited for "
+    "a CPU",
+    ("machine", "psi_memory_some_seconds"): "share of time in which a task of the machine waited "
+    "for memory",
+    ("machine", "psi_io_some_seconds"): "share of time in which a task of the machine waited for "
+    "a disk",
+    ("app", "app_step_data_wait_seconds"): "share of time in which its steps waited for data",
+    ("app", "phase_data_wait_seconds"): "share of time in which it was in its phase data_wait",
+}
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """The rows of a stage, asked for by figure; a row that covers too little is not there."""
+
+    stage: str
+    seconds: float
+    rows: Mapping[tuple[str, str], Row]
+    flags: Sequence[Flag]
+    told: Mapping[str, Any]
+    """The stage's entry in ``run.json``."""
+    least_coverage: float = 0.5
+
+    WAITS: ClassVar = ("app_step_data_wait_seconds", "phase_data_wait_seconds")
+
+    @classmethod
+    def of(cls, profile: Profile, stage: Mapping[str, Any], flags: Sequence[Flag]) -> Figures:
+        return cls(
+            stage=stage["name"],
+            seconds=(stage["end_ns"] - stage["start_ns"]) / 1e9,
+            rows={(row.entity, row.metric): row for row in profile.of(stage["name"])},
+            flags=flags,
+            told=stage,
+        )
+
+    def get(self, entity: str, metric: str, figure: str, says: str = "") -> Evidence | None:
+        """One figure, if it was measured over enough of the stage."""
+        row = self.rows.get((entity, metric))
+        value = getattr(row, figure) if row is not None else None
+        if row is None or value is None or row.coverage < self.least_coverage:
+            return None
+        unit = f"{row.unit}/s" if row.kind == "counter" and figure in _RATE else row.unit
+        words = says or _SAYS.get((entity, metric)) or metric.replace("_", " ")
+        return Evidence(
+            entity=entity, metric=metric, figure=figure, value=value, unit=unit, says=words
+        )
+
+    def why_not(self, entity: str, metric: str, figure: str) -> str:
+        """Why ``get`` has nothing."""
+        row = self.rows.get((entity, metric))
+        if row is None:
+            return f"{metric} of {entity} was not recorded"
+        if row.reason is not None:
+            return row.reason
+        if row.coverage < self.least_coverage:
+            return f"{metric} of {entity} covers {100 * row.coverage:.0f} % of the stage"
+        return f"{metric} of {entity} has no {figure}"
+
+    def _value(self, metric: str) -> float:
+        one = self.get("stage", metric, "mean")
+        assert one is not None  # judged only where these are there
+        return one.value
+
+    @cached_property
+    def cores(self) -> float:
+        return self._value(CPU)
+
+    @cached_property
+    def ready(self) -> float:
+        return self._value(READY)
+
+    @cached_property
+    def disk_waits(self) -> float:
+        return self._value(DISK_WAITS)
+
+    @property
+    def wanted(self) -> float:
+        """CPUs that it used or was ready to use."""
+        return max(self.cores, self.ready)
+
+    @property
+    def asleep(self) -> float:
+        """Share of its time in which, at the least, none of its processes did or wanted a thing."""
+        return max(0.0, 1.0 - self.wanted - self.disk_waits)
+
+    def base(self) -> list[Evidence]:
+        found = (self.get("stage", name, "mean") for name in (CPU, READY, DISK_WAITS))
+        return [one for one in found if one is not None]
+
+    def loader(self, wait: float) -> str:
+        """What went on while the stage waited for its data; its own work is taken for one core."""
+        if self.disk_waits >= 0.5 * wait:
+            return "storage"
+        return "decoding" if self.wanted - (1.0 - wait) >= 0.5 * wait else "starved"
+
+    def quota(self) -> tuple[float, list[Evidence]] | None:
+        """Share of the periods with work in which a quota above it held it back."""
+        held = self.get("stage", "cgroup_cpu_throttled_periods", "total")
+        periods = self.get("stage", "cgroup_cpu_periods", "total")
+        if held is None or periods is None:
+            return None
+        return (held.value / periods.value if periods.value else 0.0), [held, periods]
+
+    def gpu_busy(self) -> Evidence | None:
+        """The busiest GPU: by this run's processes, else by GPM, else by kernels being there."""
+        best: Evidence | None = None
+        entities = sorted({entity for entity, _ in self.rows if entity.startswith("gpu:")})
+        for entity in entities:
+            for metric, says in (
+                ("gpu_run_sm_percent", "time in which this run's processes worked on the GPU"),
+                ("gpm_graphics_util_percent", "time in which anybody's work was on the GPU"),
+                ("gpu_util_percent", "time in which anybody's kernels were on the GPU"),
+            ):
+                one = self.get(entity, metric, "mean", says)
+                if one is not None:
+                    best = one if best is None or one.value > best.value else best
+                    break
+        return best
+
+    def storage(self) -> tuple[Evidence | None, Evidence | None]:
+        """Bytes a second that storage read and wrote for it."""
+        return (
+            self.get("stage", "io_read_bytes", "mean"),
+            self.get("stage", "io_write_bytes", "mean"),
+        )
+
+    def of_machine_disks(self) -> list[Evidence]:
+        """Pressure on I/O and the busy time of each device: of the machine, so anybody's."""
+        asked = [("machine", "psi_io_some_seconds", "")]
+        asked += [
+            (entity, metric, f"{entity} had requests in flight")
+            for entity, metric in sorted(self.rows)
+            if metric == "disk_busy_seconds"
+        ]
+        found = [self.get(entity, metric, "mean", says) for entity, metric, says in asked]
+        return [one for one in found if one is not None]
+
+    def busiest_interface(self) -> list[Evidence] | None:
+        """Received and sent by the interface, not ``lo``, that carried the most in the median."""
+        found: list[list[Evidence]] = []
+        for entity in sorted({entity for entity, _ in self.rows if entity.startswith("net:")}):
+            both = [
+                self.get(entity, metric, "p50", f"{what} by {entity}, of the machine")
+                for metric, what in (("net_rx_bytes", "received"), ("net_tx_bytes", "sent"))
+            ]
+            known = [one for one in both if one is not None]
+            if entity != "net:lo" and len(known) == len(both):
+                found.append(known)
+        return max(found, key=lambda ones: sum(one.value for one in ones), default=None)

@@ -1,0 +1,91 @@
+"""Where a stage's bytes came from: what was asked for, and what storage, guest and host saw of it.
+
+Four witnesses, each further away: the calls of the stage's processes, what the kernel says that
+storage did for them, the guest's block devices, the hypervisor's virtual disks. The last two see
+everybody's bytes. What the calls asked for and storage did not deliver came from the page cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from telemetry.verdict_figures import Figures
+
+LITTLE_B = 8 << 20
+"""Below it a program's own files are most of what it reads: where the data came from is not told
+(the ledger's floor of the same quantity)."""
+FROM_CACHE, FROM_STORAGE = 0.2, 0.8
+"""StageScope's own choice: up to a fifth from storage is the cache's, from four fifths storage's;
+read-ahead and pages that were still there blur both ends."""
+_MB = 1e6
+
+Account = dict[str, Any]
+
+
+def io_account(figures: Figures) -> Account:
+    """The source of what was read, in a sentence, and what each witness saw."""
+    witnesses = [
+        _of_stage(figures, "application", "io_read_calls_bytes", "io_write_calls_bytes"),
+        _of_stage(figures, "storage", "io_read_bytes", "io_write_bytes"),
+        _summed(figures, "guest device", "disk:", ("disk_read_bytes", "disk_write_bytes"),
+                "no block device was recorded"),
+        _summed(figures, "hypervisor", "vm:", ("vm_disk_read_bytes_per_s",
+                "vm_disk_write_bytes_per_s"), "no vCenter was asked"),
+    ]  # fmt: skip
+    source, sentence = _source(witnesses[0]["read_bytes"], witnesses[1]["read_bytes"], figures)
+    return {"source": source, "sentence": sentence, "witnesses": witnesses}
+
+
+def _source(asked: float | None, got: float | None, figures: Figures) -> tuple[str, str]:
+    if asked is None or got is None:
+        return "unknown", "where its data came from is not known: the I/O of its processes was " \
+            "not measured"  # fmt: skip
+    if max(asked, got) < LITTLE_B:
+        return "little", f"it read {max(asked, got) / _MB:,.1f} MB: too little to tell from where"
+    share = got / max(asked, got)
+    told = f"its calls read {asked / _MB:,.0f} MB, and storage delivered {got / _MB:,.0f} MB"
+    faults = figures.get("stage", "page_faults_major", "total")
+    if got > asked and faults is not None and faults.value > 0:
+        told += f" (read ahead, or mapped into memory: {faults.value:,.0f} page faults)"
+    if share >= FROM_STORAGE:
+        return "storage", f"{told}: from storage"
+    if share <= FROM_CACHE:
+        return "cache", f"{told}: from the page cache, or from other programs through pipes"
+    return "both", f"{told}: {100 * share:.0f} % from storage, the rest from the page cache"
+
+
+def _of_stage(figures: Figures, name: str, read: str, write: str) -> Account:
+    found = [figures.get("stage", metric, "total") for metric in (read, write)]
+    reason = figures.why_not("stage", read, "total") if found[0] is None else None
+    values = [one.value if one is not None else None for one in found]
+    return _witness(name, values, reason)
+
+
+def _summed(
+    figures: Figures, name: str, prefix: str, metrics: tuple[str, str], none: str
+) -> Account:
+    """The sum over all devices: everybody's bytes, and late what was written before."""
+    sums: list[float | None] = []
+    reasons: list[str] = []
+    for metric in metrics:
+        entities = [
+            entity
+            for entity, known in figures.rows
+            if known == metric and entity.startswith(prefix)
+        ]
+        found = [figures.get(entity, metric, "total") for entity in entities]
+        values = [one.value for one in found if one is not None]
+        sums.append(sum(values) if values and len(values) == len(found) else None)
+        reasons += [
+            figures.why_not(entity, metric, "total")
+            for entity, one in zip(entities, found, strict=True)
+            if one is None
+        ]
+    lacking = sums[0] is None or sums[1] is None
+    return _witness(name, sums, (reasons or [none])[0] if lacking else None)
+
+
+def _witness(name: str, moved: Sequence[float | None], reason: str | None) -> Account:
+    read, write = moved
+    return {"name": name, "read_bytes": read, "write_bytes": write, "reason": reason}

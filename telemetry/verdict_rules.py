@@ -1,0 +1,339 @@
+"""The rules of the verdicts and their thresholds, in order, and what each looks at.
+
+A rule gets the figures of one stage and gives a finding or None; where a figure that it rests on is
+missing it raises ``Lack`` with what is missing. Everything is of the stage's own process tree,
+unless the sentence says "of the machine".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from telemetry.contention import Flag
+from telemetry.verdict_figures import Evidence, Figures
+from telemetry.verdict_thresholds import limit
+
+
+@dataclass
+class Finding:
+    """What a rule found: the sentence with its numbers, and the evidence."""
+
+    sentence: str
+    evidence: list[Evidence | None] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One line of the table: ``holds`` gives a finding, None, or names what it lacks."""
+
+    id: str
+    verdict: str
+    asks: str
+    holds: Callable[[Figures], Finding | None]
+
+
+class Lack(Exception):  # noqa: N818 - what it is, not that something went wrong
+    """A rule cannot be judged; the text says for want of what."""
+
+
+def percent(share: float) -> str:
+    """A share for people."""
+    return f"{100 * share:.0f} %"
+
+
+def _need(figures: Figures, *asked: tuple[str, str, str], what: str) -> list[Evidence]:
+    found = [figures.get(*one) for one in asked]
+    missing = [one for one, got in zip(asked, found, strict=True) if got is None]
+    if missing:
+        raise Lack(f"{what}: {figures.why_not(*missing[0])}")
+    return [one for one in found if one is not None]
+
+
+# --- waiting for data ---------------------------------------------------------------------------
+
+
+def _wait(figures: Figures) -> tuple[float, list[Evidence]]:
+    """Share of the stage in which it waited for its input, as it says itself."""
+    found = [figures.get("app", name, "mean") for name in figures.WAITS]
+    told = [one for one in found if one is not None]
+    return min(1.0, sum(one.value for one in told)), told
+
+
+def _data(figures: Figures, why: str) -> Finding | None:
+    wait, told = _wait(figures)
+    if not told or wait < limit("most_of_the_time"):
+        return None
+    if figures.loader(wait) != why:
+        return None
+    how = {
+        "storage": "its loader was waiting for storage: "
+        f"{figures.disk_waits:.2f} processes waited for a disk on average",
+        "decoding": "its loader was working: "
+        f"{figures.cores:.2f} CPUs in use, {figures.ready:.2f} processes running or ready to",
+        "starved": "nobody was working meanwhile: "
+        f"{figures.cores:.2f} CPUs in use, so the loader was waiting for something itself",
+    }[why]
+    return Finding(
+        f"it waited for its data for {percent(wait)} of its time, and {how}",
+        [*told, *figures.base(), figures.get("stage", "io_read_bytes", "total")],
+    )
+
+
+def _input_share(figures: Figures) -> Finding | None:
+    wait, told = _wait(figures)
+    if not told or not limit("input_bound") <= wait < limit("most_of_the_time"):
+        return None
+    return Finding(f"it waited for its data for {percent(wait)} of its time", [*told])
+
+
+# --- GPU, memory ----------------------------------------------------------------------------------
+
+
+def _gpu(figures: Figures) -> Finding | None:
+    busiest = figures.gpu_busy()
+    if busiest is None or busiest.value < limit("gpu_busy"):
+        return None
+    return Finding(f"{busiest.entity} worked for {busiest.value:.0f} % of its time", [busiest])
+
+
+def _memory(figures: Figures) -> Finding | None:
+    stall, faults = _need(
+        figures,
+        ("machine", "psi_memory_some_seconds", "mean"),
+        ("stage", "page_faults_major", "mean"),
+        what="memory",
+    )
+    if stall.value < limit("memory_stall") or faults.value < limit("major_faults_per_s"):
+        return None
+    return Finding(
+        f"some task of the machine waited for memory for {percent(stall.value)} of its time, and "
+        f"it had {faults.value:,.0f} page faults a second that waited for storage",
+        [stall, faults, figures.get("stage", "mem_rss_bytes", "max"),
+         figures.get("stage", "mem_swap_bytes", "max")],
+    )  # fmt: skip
+
+
+# --- CPU that it was not given --------------------------------------------------------------------
+
+
+def _quota(figures: Figures) -> Finding | None:
+    held = figures.quota()
+    if held is None:
+        raise Lack(f"a CPU quota: {figures.why_not('stage', 'cgroup_cpu_periods', 'total')}")
+    share, evidence = held
+    if share < limit("quota_periods") or figures.wanted < limit("most_of_the_time"):
+        return None
+    return Finding(
+        f"the CPU quota of its control group held it back in {percent(share)} of the periods: it "
+        f"was ready to run with {figures.ready:.2f} processes and got {figures.cores:.2f} CPUs",
+        [*evidence, *figures.base()],
+    )
+
+
+def _steal(figures: Figures) -> Finding | None:
+    steal, count = _need(
+        figures,
+        ("machine", "cpu_steal_seconds", "mean"),
+        ("machine", "cpu_count", "mean"),
+        what="steal",
+    )
+    share = steal.value / count.value
+    if share < limit("steal") or figures.wanted < limit("most_of_the_time"):
+        return None
+    return Finding(
+        f"the hypervisor gave {percent(share)} of the machine's CPU time to others while there "
+        "was work here",
+        [steal, count, *figures.base()],
+    )
+
+
+_FLAGS = ("vm_cpu_ready_percent", "vm_cpu_costop_percent", "vm_cpu_latency_percent",
+          "vm_mem_swap_in_bytes_per_s", "vm_mem_latency_percent")  # fmt: skip
+
+
+def _hypervisor(figures: Figures) -> Finding | None:
+    flags = [flag for flag in figures.flags if flag["metric"] in _FLAGS]
+    if not flags or figures.wanted < limit("most_of_the_time"):
+        return None
+    return Finding(str(flags[0]["sentence"]), [*map(_of_flag, flags), *figures.base()])
+
+
+def _of_flag(flag: Flag) -> Evidence:
+    return Evidence(
+        entity=flag["entity"],
+        metric=flag["metric"],
+        figure=flag["figure"],
+        value=flag["value"],
+        unit=flag["unit"],
+        says=f"above {flag['threshold']:g} {flag['unit']}",
+    )
+
+
+def _neighbour(figures: Figures) -> Finding | None:
+    busy, count, pressure = _need(
+        figures,
+        ("machine", "cpu_busy_seconds", "mean"),
+        ("machine", "cpu_count", "mean"),
+        ("machine", "psi_cpu_some_seconds", "mean"),
+        what="neighbours",
+    )
+    others = max(0.0, busy.value - figures.cores) / count.value
+    full = busy.value / count.value
+    if not (
+        full >= limit("cpus_full")
+        and others >= limit("cpus_of_others")
+        and pressure.value >= limit("cpu_pressure")
+        and figures.wanted >= limit("most_of_the_time")
+    ):
+        return None
+    if figures.cores <= limit("one_thread") and figures.cores >= limit("cpu_got") * figures.ready:
+        return None  # one thread that had a CPU of its own
+    return Finding(
+        f"other programs used {percent(others)} of the machine's CPUs, which were all busy; it "
+        f"was ready to run with {figures.ready:.2f} processes and got {figures.cores:.2f} CPUs",
+        [busy, count, pressure, *figures.base()],
+    )
+
+
+# --- what it did with its time --------------------------------------------------------------------
+
+
+def _disk(figures: Figures, way: str) -> Finding | None:
+    if figures.disk_waits < max(limit("most_of_the_time"), figures.cores):
+        return None
+    read, write = figures.storage()
+    if read is None or write is None:
+        raise Lack(f"a disk: {figures.why_not('stage', 'io_read_bytes', 'mean')}")
+    if read.value + write.value < limit("storage_bytes_per_s"):
+        return None
+    if (read.value >= write.value) != (way == "read"):
+        return None
+    rate = read if way == "read" else write
+    moved = "read from" if way == "read" else "wrote to"
+    return Finding(
+        f"{figures.disk_waits:.2f} of its processes waited for a disk on average, with "
+        f"{figures.cores:.2f} CPUs in use; it {moved} storage {rate.value / 1e6:,.1f} MB/s",
+        [*figures.base(), read, write, *figures.of_machine_disks()],
+    )
+
+
+def _disk_of_machine(figures: Figures) -> Finding | None:
+    """Threads that wait for a disk behind a first thread that sleeps are seen in no state."""
+    read, write = figures.storage()
+    busy = max(figures.of_machine_disks(), key=lambda one: one.value, default=None)
+    if figures.asleep < limit("most_of_the_time") or None in (read, write, busy):
+        return None
+    assert read is not None
+    assert write is not None
+    assert busy is not None
+    if read.value + write.value < limit("storage_bytes_per_s"):
+        return None
+    if busy.value < limit("most_of_the_time"):
+        return None
+    return Finding(
+        f"its processes slept for {percent(figures.asleep)} of its time, storage moved "
+        f"{(read.value + write.value) / 1e6:,.1f} MB/s for it, and {busy.says}, of the machine, "
+        f"for {percent(busy.value)} of it",
+        [*figures.base(), read, write, busy],
+    )
+
+
+def _cpu_all(figures: Figures) -> Finding | None:
+    count = _need(figures, ("machine", "cpu_count", "mean"), what="all CPUs")[0]
+    if count.value <= 1 or figures.cores < limit("all_cpus") * count.value:
+        return None
+    return Finding(
+        f"it used {figures.cores:.2f} of the machine's {count.value:.0f} CPUs",
+        [*figures.base(), count],
+    )
+
+
+def _cpu_one(figures: Figures) -> Finding | None:
+    if not limit("most_of_the_time") <= figures.cores <= limit("one_thread"):
+        return None
+    if figures.ready > limit("one_thread"):
+        return None
+    return Finding(
+        f"it used {figures.cores:.2f} CPUs: one thread at a time did the work",
+        [*figures.base(), figures.get("machine", "cpu_count", "mean")],
+    )
+
+
+def _cpu_some(figures: Figures) -> Finding | None:
+    if figures.cores < limit("most_of_the_time"):
+        return None
+    return Finding(f"it used {figures.cores:.2f} CPUs", [*figures.base()])
+
+
+def _network(figures: Figures) -> Finding | None:
+    busiest = figures.busiest_interface()
+    if busiest is None or figures.asleep < limit("most_of_the_time"):
+        return None
+    if sum(one.value for one in busiest) < limit("network_bytes_per_s"):
+        return None
+    rate = sum(one.value for one in busiest) / 1e6
+    return Finding(
+        f"its processes slept for {percent(figures.asleep)} of its time while "
+        f"{busiest[0].entity}, of the machine, carried {rate:,.1f} MB/s",
+        [*busiest, *figures.base()],
+    )
+
+
+def _idle(figures: Figures) -> Finding | None:
+    if figures.asleep < limit("most_of_the_time"):
+        return None
+    return Finding(
+        f"for {percent(figures.asleep)} of its time none of its processes ran or waited for a "
+        "disk: it waited for something else (a timer, a lock, another program's answer)",
+        [*figures.base()],
+    )
+
+
+RULES = (
+    Rule(id="data-storage", verdict="data-bound",
+         asks="its own counters say that it waited for data most of the time, and the loader "
+         "waited for a disk at least half of that", holds=lambda f: _data(f, "storage")),
+    Rule(id="data-decoding", verdict="data-bound",
+         asks="the same, and the loader used CPU at least half of that",
+         holds=lambda f: _data(f, "decoding")),
+    Rule(id="data-starved", verdict="data-bound",
+         asks="the same, and nobody worked", holds=lambda f: _data(f, "starved")),
+    Rule(id="gpu-busy", verdict="GPU-bound",
+         asks="a GPU worked at least gpu_busy; of this run's processes where the driver tells",
+         holds=_gpu),
+    Rule(id="memory-stall", verdict="memory-bound",
+         asks="memory_stall of the machine, and the stage's own major_faults_per_s", holds=_memory),
+    Rule(id="cpu-quota", verdict="CPU-bound",
+         asks="quota_periods of its own control groups, while it wanted a CPU most of the time",
+         holds=_quota),
+    Rule(id="steal", verdict="contention",
+         asks="steal of the machine, while it wanted a CPU most of the time", holds=_steal),
+    Rule(id="hypervisor", verdict="contention",
+         asks="vCenter's ready, co-stop, latency, swap-in or memory latency above their own "
+         "thresholds (docs/profile.md), while it wanted a CPU most of the time", holds=_hypervisor),
+    Rule(id="neighbour", verdict="contention",
+         asks="cpus_full, cpus_of_others and cpu_pressure of the machine, while it wanted a CPU "
+         "most of the time and, being one thread, got less than cpu_got", holds=_neighbour),
+    Rule(id="disk-read", verdict="disk-bound",
+         asks="its processes waited for a disk most of the time and more than they used CPU, with "
+         "storage_bytes_per_s, mostly reads", holds=lambda f: _disk(f, "read")),
+    Rule(id="disk-write", verdict="disk-bound",
+         asks="the same, mostly writes", holds=lambda f: _disk(f, "write")),
+    Rule(id="cpu-all", verdict="CPU-bound", asks="it used all_cpus", holds=_cpu_all),
+    Rule(id="cpu-one", verdict="CPU-bound",
+         asks="it used a CPU most of the time, and no more than one_thread", holds=_cpu_one),
+    Rule(id="cpu-some", verdict="CPU-bound",
+         asks="it used CPUs most of the time, several but not all", holds=_cpu_some),
+    Rule(id="disk-machine", verdict="disk-bound",
+         asks="its processes slept most of the time, it had storage_bytes_per_s, and PSI io or a "
+         "device of the machine was busy most of the time", holds=_disk_of_machine),
+    Rule(id="network", verdict="network-bound",
+         asks="its processes slept most of the time, and an interface other than lo had "
+         "network_bytes_per_s", holds=_network),
+    Rule(id="idle", verdict="idle", asks="its processes slept most of the time", holds=_idle),
+)  # fmt: skip
+"""In order: the first that holds decides."""
+BESIDE = (Rule(id="data-share", verdict="data-bound", asks="from input_bound on, never the verdict",
+               holds=_input_share),)  # fmt: skip
+"""Told beside the verdict, and never one."""

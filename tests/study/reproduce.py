@@ -1,0 +1,322 @@
+"""Does ``stagescope reproduce`` say the same on the same machine, and what holds a throttled one?
+
+Writes docs/study-reproduce.md after each trial; what was run lies in ``.study-reproduce/``, so that
+a study that was cut short goes on (``--anew`` begins again). Its recipe is reproduce.toml.
+``python -m tests.study.reproduce [--trials N] [--throttled N] [--runs N] [--anew] [CAUSE...]``
+Throttling needs root: where it may not, only the unchanged machine is tried, and the page says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from telemetry.compare import percent
+from telemetry.reference import Reference, read_reference
+from telemetry.runfolder import list_runs, write_atomically
+from tests.study import throttle
+
+RECIPE = Path(__file__).with_name("reproduce.toml")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+FOLDER = Path(".study-reproduce")
+OUT = FOLDER / "runs"
+EARLY, PROFILE = FOLDER / "early.profile.json", FOLDER / "here.profile.json"
+"""What throttled machines are held against, and the unchanged one: of runs before and after."""
+SLOW_RUNS = 3
+"""On a throttled machine: the differences are large, and the runs long."""
+QUOTA_CORES = 0.7
+NEIGHBOURS = 2
+READ_BYTES_PER_S = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """What is done to the machine, and the resource that a right answer names first."""
+
+    name: str
+    done: str
+    resource: str | None
+    feels: str
+    """The metric of the published profile whose largest stage must be found."""
+
+    def apply(self) -> AbstractContextManager[list[str]]:
+        return {
+            "none": throttle.nothing,
+            "quota": lambda: throttle.quota(QUOTA_CORES),
+            "neighbour": lambda: throttle.neighbour(NEIGHBOURS),
+            "disk": lambda: throttle.slow_reads(FOLDER, READ_BYTES_PER_S),
+        }[self.name]()
+
+
+CAUSES = (
+    Cause(name="none", done="nothing", resource=None, feels=""),
+    Cause(
+        name="quota",
+        done=f"a control group of {QUOTA_CORES:g} cores",
+        resource="CPU quota",
+        feels="cpu_busy_seconds",
+    ),
+    Cause(
+        name="neighbour",
+        done=f"{NEIGHBOURS} endless loops beside it",
+        resource="waiting for a CPU",
+        feels="cpu_busy_seconds",
+    ),
+    Cause(
+        name="disk",
+        done=f"reads at {READ_BYTES_PER_S / 2**20:g} MiB/s",
+        resource="disk",
+        feels="io_read_bytes",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What one ``reproduce`` answered. ``slower``: stage → its change; ``named``: → resources."""
+
+    cause: str
+    exit_code: int
+    outcome: str
+    runs: int
+    seconds: float
+    slower: Mapping[str, float]
+    faster: Mapping[str, float]
+    others: Sequence[str]
+    named: Mapping[str, Sequence[str]]
+    environment: Sequence[str]
+    open: Sequence[str]
+    spread: Mapping[str, float] = field(default_factory=dict)
+
+
+def main() -> None:
+    told = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
+    told.add_argument("causes", nargs="*", default=[cause.name for cause in CAUSES])
+    told.add_argument("--trials", type=int, default=10)
+    told.add_argument("--throttled", type=int, default=2)
+    told.add_argument("--runs", type=int, default=4)
+    told.add_argument("--published", type=int, default=6)
+    told.add_argument("--anew", action="store_true")
+    asked = told.parse_args()
+    if asked.anew:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(exist_ok=True)
+    first = asked.published // 2
+    publish(EARLY, first)
+    for cause in CAUSES[1:]:
+        if cause.name in asked.causes and not throttle.why_not():
+            try_out(cause, EARLY, asked.throttled, min(SLOW_RUNS, asked.runs))
+    publish(PROFILE, asked.published)
+    if CAUSES[0].name in asked.causes:
+        try_out(CAUSES[0], PROFILE, asked.trials, asked.runs)
+    print((DOCS / "study-reproduce.md").read_text())
+
+
+def try_out(cause: Cause, profile: Path, many: int, runs: int) -> None:
+    """Trials until there are so many; the page is written after each."""
+    while sum(one.cause == cause.name for one in trials()) < many:
+        keep(trial(cause, profile, runs))
+        write_atomically(DOCS / "study-reproduce.md", "\n".join(page()) + "\n")
+
+
+def publish(profile: Path, runs: int) -> None:
+    """The machine as it is, from the runs that there are and as many more as are missing."""
+    if profile.exists():
+        return
+    counted = FOLDER / "counted.json"
+    names: list[str] = json.loads(counted.read_text()) if counted.exists() else []
+    if not names:
+        stagescope("run", str(RECIPE), "--fresh", "--out", str(OUT))  # warms up, and is not counted
+    while len(names) < runs:
+        stagescope("run", str(RECIPE), "--fresh", "--out", str(OUT))
+        names.append(list_runs(OUT)[-1].path.name)
+        counted.write_text(json.dumps(names))
+        print(f"to publish: {len(names)} of {runs}", flush=True)
+    folders = [str(OUT / name) for name in names]
+    stagescope(
+        "profile",
+        "publish",
+        *folders,
+        "--name",
+        profile.name.partition(".")[0],
+        "--file",
+        str(profile),
+    )
+
+
+def trial(cause: Cause, profile: Path, runs: int) -> Trial:
+    """One ``reproduce`` with its whole process tree under the cause, in a folder that is warm."""
+    began = time.monotonic()
+    order = ("reproduce", str(profile), "--json", "--runs", str(runs), "--warm-up", "0")
+    with cause.apply() as prefix:
+        done = stagescope(*order, "--out", str(OUT), prefix=prefix, check=False)
+    answer = json.loads(done.stdout)
+    one = read_trial(cause.name, done.returncode, answer, time.monotonic() - began)
+    print(f"{cause.name}: {one.outcome}, {dict(one.slower)} {dict(one.named)}", flush=True)
+    return one
+
+
+def read_trial(cause: str, code: int, answer: Mapping[str, Any], seconds: float) -> Trial:
+    times = answer.get("times", [])
+    explained = answer.get("explanations", [])
+    found = [row for row in answer.get("metrics", []) if row["verdict"] in {"more", "less"}]
+    return Trial(
+        cause=cause,
+        exit_code=code,
+        outcome=answer["outcome"],
+        runs=answer["b"]["runs"] if "b" in answer else 0,
+        seconds=round(seconds),
+        slower={row["stage"]: row["change"] for row in times if row["verdict"] == "slower"},
+        faster={row["stage"]: row["change"] for row in times if row["verdict"] == "faster"},
+        others=[f"{row['stage']} {row['entity']} {row['metric']}" for row in found],
+        named={one["stage"]: one["resources"] for one in explained},
+        environment=sorted({d["key"] for one in explained for d in one["environment"]}),
+        open=answer["open"],
+        spread={row["stage"]: row["spread"] for row in times},
+    )
+
+
+def stagescope(
+    *arguments: str, prefix: Sequence[str] = (), check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    command = [*prefix, sys.executable, "-m", "pipeline.cli", *arguments]
+    return subprocess.run(command, check=check, stdout=subprocess.PIPE, text=True)
+
+
+def trials() -> list[Trial]:
+    file = FOLDER / "trials.jsonl"
+    return (
+        [Trial(**json.loads(line)) for line in file.read_text().splitlines()]
+        if file.exists()
+        else []
+    )
+
+
+def keep(one: Trial) -> None:
+    with (FOLDER / "trials.jsonl").open("a") as file:
+        file.write(json.dumps(asdict(one)) + "\n")
+
+
+def expected_stage(reference: Reference, metric: str) -> str:
+    """The stage that uses most of what is throttled."""
+
+    def amount(stage: str) -> float:
+        entry = reference.by_stage[stage].by_key.get(("stage", metric, "total"))
+        return entry.median if entry else 0.0
+
+    return max(reference.by_stage, key=amount)
+
+
+def is_right(cause: Cause, one: Trial, reference: Reference) -> bool:
+    """Same where nothing was done; else differs, with the stage that feels it most and why."""
+    if cause.resource is None:
+        return one.outcome == "same"
+    stage = expected_stage(reference, cause.feels)
+    first = next(iter(one.named.get(stage, ())), None)
+    return one.exit_code == 1 and stage in one.slower and first == cause.resource
+
+
+def page() -> Iterator[str]:
+    reference, done = read_reference(PROFILE if PROFILE.exists() else EARLY), trials()
+    cpu = reference.environment["cpu"]
+    yield "# Does `reproduce` say the same, and what holds a throttled machine?"
+    yield ""
+    yield from summary(reference, done)
+    yield ""
+    yield f"`python -m tests.study reproduce` on {cpu['count']} CPUs ({cpu['model']}), kernel"
+    yield f"{reference.environment['kernel']}. Its recipe (`tests/study/reproduce.toml`) runs every"
+    yield "stage in half a minute, because a trial is several runs; inputs are read from the disk."
+    yield f"The profile is that of {reference.runs} runs ({reference.measured['from']} to"
+    yield f"{reference.measured['to']}): half of them before the machine was throttled, half after,"
+    yield "because runs in a row resemble each other; the throttled one is held against the first"
+    yield "half. All trials are held against one profile, so they are not independent: an unlucky"
+    yield "one would spoil them all. A trial is `stagescope reproduce PROFILE --runs N --warm-up 0`"
+    yield "in a folder that is warm. Control groups need root."
+    yield ""
+    if why := throttle.why_not():
+        yield f"**A machine was not throttled: {why}.**"
+        yield ""
+    yield from published(reference)
+    yield ""
+    yield "## The machine as it is"
+    yield ""
+    yield "| trial | runs | exit code | answer | found to differ | could not tell because |"
+    yield "|---|---|---|---|---|---|"
+    for number, one in enumerate((t for t in done if t.cause == "none"), 1):
+        changed = changes({**one.slower, **one.faster}) + list(one.others[:4])
+        cells = (number, one.runs, one.exit_code, one.outcome, told(changed), told(one.open))
+        yield f"| {' | '.join(map(str, cells))} |"
+    yield ""
+    yield "## The machine throttled"
+    yield ""
+    yield "The whole command runs in the control group. Right is: exit code 1, the stage that uses"
+    yield "most of the resource is among the slower ones, and the resource is named first for it."
+    yield ""
+    columns = ("done", "expected", "runs", "exit code", "slower: resources", "environment", "right")
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'---|' * len(columns)}"
+    for cause in CAUSES[1:]:
+        for one in (t for t in done if t.cause == cause.name):
+            yield f"| {' | '.join(row(cause, one, reference))} |"
+
+
+def row(cause: Cause, one: Trial, reference: Reference) -> tuple[str, ...]:
+    stages = [
+        f"{stage} {percent(change, signed=True)}: {told(one.named.get(stage, ()))}"
+        for stage, change in one.slower.items()
+    ]
+    return (
+        cause.done,
+        f"{expected_stage(reference, cause.feels)}: {cause.resource}",
+        str(one.runs),
+        f"{one.exit_code} ({one.outcome})",
+        "; ".join(stages) or "none",
+        told(one.environment),
+        "yes" if is_right(cause, one, reference) else "no",
+    )
+
+
+def summary(reference: Reference, done: Sequence[Trial]) -> Iterator[str]:
+    for cause in CAUSES:
+        ones = [one for one in done if one.cause == cause.name]
+        right = sum(is_right(cause, one, reference) for one in ones)
+        what = "says *same*" if cause.resource is None else f"names the stage and {cause.resource}"
+        if ones:
+            yield f"- {cause.done}: {what} in {right} of {len(ones)} trials"
+
+
+def published(reference: Reference) -> Iterator[str]:
+    yield "| stage | median | band | CPU | read from the disk |"
+    yield "|---|---|---|---|---|"
+    for stage in reference.stages:
+        time_ = stage.duration
+        cpu, read = (
+            stage.by_key.get(("stage", name, "total"))
+            for name in ("cpu_busy_seconds", "io_read_bytes")
+        )
+        yield (
+            f"| {stage.name} | {time_.median:.3g} s | {min(time_.known):.3g} to "
+            f"{max(time_.known):.3g} s | {f'{cpu.median:.3g} s' if cpu else 'not measured'} | "
+            f"{f'{read.median / 2**20:.3g} MiB' if read else 'not measured'} |"
+        )
+
+
+def changes(shares: Mapping[str, float]) -> list[str]:
+    return [f"{stage} {percent(change, signed=True)}" for stage, change in shares.items()]
+
+
+def told(texts: Sequence[str]) -> str:
+    return "; ".join(texts) or "nothing"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What the processes of a tree were doing when they were looked at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from telemetry.clock import Clock
+from telemetry.collectors.forest import Forest
+from telemetry.collectors.guest import GuestCollector
+
+STAT = "{pid} (a) b) {state} {ppid} 1 1 0 -1 4194304 9 0 0 0 5 5 0 0 20 0 1 0 {start} 8192 3 0 0\n"
+
+
+def put(proc: Path, pid: int, ppid: int, state: str) -> None:
+    folder = proc / str(pid)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stat").write_text(STAT.format(pid=pid, ppid=ppid, state=state, start=100 + pid))
+    (folder / "io").write_text("rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\n"
+                               "write_bytes: 0\ncancelled_write_bytes: 0\n")  # fmt: skip
+    (folder / "status").write_text("Name:\ta\n")
+
+
+def test_states_are_counted_over_the_tree(tmp_path: Path) -> None:
+    put(tmp_path, 10, 1, "S")
+    for pid, state in enumerate("RRDSZ", 11):
+        put(tmp_path, pid, 10, state)
+    put(tmp_path, 30, 1, "D")  # of nobody's tree
+    forest = Forest(str(tmp_path))
+    forest.watch("stage:x", 10)
+    states, _ = forest.scan()
+    assert (states["stage:x"].ready, states["stage:x"].disk_waits) == (2, 1)
+    put(tmp_path, 11, 10, "D")
+    state = forest.sample()["stage:x"]
+    assert (state.ready, state.disk_waits, state.processes) == (1, 2, 6)
+    forest.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "ready"), [("while True: pass", 1.0), ("import time; time.sleep(60)", 0.0)]
+)
+def test_one_that_works_is_ready_and_one_that_sleeps_is_not(code: str, ready: float) -> None:
+    guest = GuestCollector(clock=Clock(offset_ns=0), period_s=0.1)
+    guest.open()
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        time.sleep(1.0)  # the interpreter has started
+        guest.watch("stage:x", process.pid)
+        rows = [guest.sample() for _ in range(20)]
+    finally:
+        process.kill()
+        process.wait()
+        guest.close()
+    counts = [
+        row.value
+        for sample in rows
+        for row in sample
+        if row.series.metric.name == "process_ready_count" and row.series.entity == "stage:x"
+    ]
+    assert counts == [ready] * 20
+
+
+def test_a_stage_has_its_quotas_account_or_the_reason() -> None:
+    guest = GuestCollector(clock=Clock(offset_ns=0), period_s=0.1)
+    guest.open()
+    guest.watch("stage:x", os.getpid(), from_start=False)
+    series = {one.metric.name: one for one in guest.series_of("stage:x")}
+    sampled = {row.series.metric.name for row in guest.unwatch("stage:x")
+               if row.series.entity == "stage:x"}  # fmt: skip
+    for name in ("throttled_seconds", "throttled_periods", "periods"):
+        one = series[f"cgroup_cpu_{name}"]
+        assert (one.metric.name in sampled) == (one.reason is None)
+        assert one.reason in {None, "its control groups have no account of a CPU quota"}
+    guest.close()

@@ -1,0 +1,112 @@
+"""A few causes put upon real recorded programs; all of them, and how often, is the study's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.study import slow_link
+from tests.study.control_groups import device_of, group, why_not
+
+STAGE = "trial"
+SECONDS = 3.0
+RECORD = """
+import json, sys
+from pathlib import Path
+from telemetry.record import record_command
+from telemetry.settings import TelemetrySettings
+name, command, out = json.loads(sys.argv[1])
+settings = TelemetrySettings(collectors=("guest",))
+folder, code = record_command(name, command, Path(out), settings)
+print(folder.profile_json)
+sys.exit(code)
+"""
+
+
+def needs(*controllers: str) -> None:
+    """Leave a test out by name where such a control group cannot be made."""
+    for controller in controllers:
+        why = why_not(controller)
+        if why is not None:
+            pytest.skip(f"needs root and a control group with {controller}: {why}")
+
+
+def judged(runs: Path, load: str, **settings: Any) -> dict[str, Any]:
+    """Record a load in a process of its own, which adopts orphans; the verdict on it."""
+    module = [sys.executable, "-m", "tests.study.verdict_loads", load, str(SECONDS)]
+    given = json.dumps([STAGE, [*module, json.dumps(settings)], str(runs)])
+    done = subprocess.run([sys.executable, "-c", RECORD, given], check=True,
+                          stdout=subprocess.PIPE, text=True)  # fmt: skip
+    verdict: dict[str, Any] = json.loads(Path(done.stdout.strip()).read_text())["verdicts"][0]
+    return verdict
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """64 MiB of random bytes that are in no cache."""
+    path = tmp_path / "data"
+    with path.open("wb") as file:
+        file.write(os.urandom(16 << 20) * 4)
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return path
+
+
+def test_a_cpu_quota(tmp_path: Path) -> None:
+    needs("cpu")
+    with group("cpu", {"cpu.cfs_quota_us": "20000"}) as folder:
+        found = judged(tmp_path / "runs", "one_thread", join=[str(folder)])
+    assert (found["verdict"], found["rule"]) == ("CPU-bound", "cpu-quota"), found
+
+
+def test_a_throttled_disk(tmp_path: Path, data: Path) -> None:
+    needs("io")
+    limit = {"blkio.throttle.read_bps_device": f"{device_of(tmp_path)} 6000000"}
+    with group("io", limit) as folder:
+        found = judged(tmp_path / "runs", "read", path=str(data), cold=True, digest=0,
+                       join=[str(folder)])  # fmt: skip
+    assert (found["verdict"], found["rule"]) == ("disk-bound", "disk-read"), found
+    assert found["io"]["source"] == "storage"
+
+
+def test_a_loader_on_a_throttled_disk(tmp_path: Path, data: Path) -> None:
+    needs("io")
+    out = tmp_path / "runs"
+    limit = {"blkio.throttle.read_bps_device": f"{device_of(tmp_path)} 6000000"}
+    with group("io", limit) as folder:
+        found = judged(out, "reading_loader", path=str(data), join=[str(folder)], compute_s=0.02,
+                       out=str(out), stage=STAGE)  # fmt: skip
+    assert (found["verdict"], found["rule"]) == ("data-bound", "data-storage"), found
+
+
+def test_a_slow_decoder_and_a_starved_loader(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    steps = {"out": str(out), "stage": STAGE, "seed": 5, "worker": False}
+    slow = judged(out, "slow_decoder", images=20, compute_s=0.005, **steps)
+    starved = judged(out, "starved_loader", every_s=0.1, compute_s=0.01, **steps)
+    assert (slow["verdict"], slow["rule"]) == ("data-bound", "data-decoding"), slow
+    assert (starved["verdict"], starved["rule"]) == ("data-bound", "data-starved"), starved
+
+
+def test_a_warm_page_cache(tmp_path: Path, data: Path) -> None:
+    data.read_bytes()
+    found = judged(tmp_path / "runs", "read", path=str(data), cold=False, digest=1)
+    assert found["io"]["source"] == "cache", found["io"]
+    assert found["io"]["witnesses"][0]["read_bytes"] > data.stat().st_size
+
+
+def test_a_slow_network_and_a_fast_loopback(tmp_path: Path) -> None:
+    paced = judged(tmp_path / "lo", "loopback", pause_s=0.1)
+    assert paced["verdict"] == "idle", paced
+    if (why := slow_link.why_not()) is not None:
+        pytest.skip(f"needs root and a network namespace: {why}")
+    with slow_link.slow_link(40e6) as address:
+        found = judged(tmp_path / "net", "download", address=address)
+    assert (found["verdict"], found["rule"]) == ("network-bound", "network"), found
