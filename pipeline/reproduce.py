@@ -8,20 +8,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pipeline.recipe import Recipe
 from telemetry.pseudonyms import Pseudonyms
-from telemetry.publish import reference_of
+from telemetry.publish import VERSION, reference_of
 from telemetry.published_recipe import is_same_recipe, published_recipe
 from telemetry.reference import Reference
 from telemetry.runfolder import RunFolder, list_runs
 
 PLACES = ("data.path", "cluster.scheduler", "online.redis_env", "vcenter.", "tracking.")
 """Keys that a profile does not hold, because they say where something is."""
-VERSION = metadata.version("stagescope")
 Once = Callable[[], RunFolder]
 
 

@@ -18,6 +18,7 @@ from telemetry.runfolder import RunFolder
 from telemetry.statistics import digits
 
 LEAST_RUNS = 3
+VERSION = metadata.version("stagescope")
 _ENTITIES = re.compile(
     r"(stage|app|data|machine|cgroup|disk:.+|net:(?!lo$).+|gpu:.+|vm:.+|esxi:.+)"
 )
@@ -59,7 +60,7 @@ def reference_of(
         varied={key: values for key, values in varied.items() if _differ(values)},
         stages=tuple(_together(stage, runs) for stage in names),
         absent=_absent(runs),
-        stagescope=metadata.version("stagescope"),
+        stagescope=VERSION,
     )
 
 

@@ -121,18 +121,17 @@ def spread_bar(row: Row) -> Html | None:
     if any(value is None for value in known):
         return None
     p50, p95, most = (float(value) for value in known if value is not None)
-    low = min(0.0, float(row.get("p5") or 0.0), p50)
+    low = min(0.0, p50)
     size = max(most, 0.0) - low
 
     def at(value: float) -> float:
         return 2 + 116 * (value - low) / size if size else 2.0
 
-    start = float(row["p5"]) if row.get("p5") is not None else p50
     mean = row.get("mean")
     return tag(
         "svg",
         _rect("whole", at(low), at(most), 5.5, 1),
-        _rect("middle", at(start), max(at(p95), at(start) + 1.5), 3, 6),
+        _rect("middle", at(p50), max(at(p95), at(p50) + 1.5), 3, 6),
         _rect("median", at(p50) - 1, at(p50) + 1, 1, 10),
         tag("circle", class_="mean", cx=f"{at(float(mean)):.1f}", cy="6", r="2")
         if mean is not None

@@ -38,7 +38,6 @@ def verdicts(profile: Profile, run: Mapping[str, Any]) -> list[Verdict]:
 
 
 def _judge(figures: Figures) -> Verdict:
-    figures.least_coverage = limit("coverage")
     missing = _base_missing(figures)
     found: list[tuple[Rule, Finding]] = []
     if not missing:

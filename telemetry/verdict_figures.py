@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from telemetry.contention import Flag
 from telemetry.profile import Profile, Row
+from telemetry.verdict_thresholds import limit
 
 CPU, READY = "cpu_busy_seconds", "process_ready_count"
 DISK_WAITS = "process_waiting_for_disk_count"
@@ -65,7 +66,6 @@ class Figures:
     flags: Sequence[Flag]
     told: Mapping[str, Any]
     """The stage's entry in ``run.json``."""
-    least_coverage: float = 0.5
 
     WAITS: ClassVar = ("app_step_data_wait_seconds", "phase_data_wait_seconds")
 
@@ -83,7 +83,7 @@ class Figures:
         """One figure, if it was measured over enough of the stage."""
         row = self.rows.get((entity, metric))
         value = getattr(row, figure) if row is not None else None
-        if row is None or value is None or row.coverage < self.least_coverage:
+        if row is None or value is None or row.coverage < limit("coverage"):
             return None
         unit = f"{row.unit}/s" if row.kind == "counter" and figure in _RATE else row.unit
         words = says or _SAYS.get((entity, metric)) or metric.replace("_", " ")
@@ -98,7 +98,7 @@ class Figures:
             return f"{metric} of {entity} was not recorded"
         if row.reason is not None:
             return row.reason
-        if row.coverage < self.least_coverage:
+        if row.coverage < limit("coverage"):
             return f"{metric} of {entity} covers {100 * row.coverage:.0f} % of the stage"
         return f"{metric} of {entity} has no {figure}"
 

@@ -29,6 +29,8 @@ class LivePage:
     """A page that takes orders. ``events``: what the browser told meanwhile, by method."""
 
     socket: ClientConnection
+    patience_s: float = 60.0
+    """How long one answer may take: a page that draws a hundred charts lets one wait."""
     events: list[dict[str, Any]] = field(default_factory=list)
     _number: int = 0
 
@@ -37,7 +39,7 @@ class LivePage:
         self._number += 1
         self.socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
         while True:
-            answer = json.loads(self.socket.recv(timeout=60))
+            answer = json.loads(self.socket.recv(timeout=self.patience_s))
             if answer.get("id") == self._number:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']}")

@@ -331,22 +331,33 @@ def _cpu_stat_1(data: bytes) -> Values:
 
 def cgroup_folders(proc: Path = Path("/proc")) -> tuple[Path, dict[str, Path]]:
     """Folder of this process's control group in v2, and per controller in v1."""
-    two, one = Path("/no cgroup2"), dict[str, Path]()
     try:
-        paths = parse_cgroup_paths((proc / "self/cgroup").read_bytes())
-        mounts = parse_mounts((proc / "self/mounts").read_bytes())
+        paths = {"": "/", **parse_cgroup_paths((proc / "self/cgroup").read_bytes())}
     except OSError:  # a kernel without control groups
-        return two, one
+        paths = {}
+    mounts = cgroup_mounts(proc)
+    found = {
+        name: cgroup_below(mounts[name], path) for name, path in paths.items() if name in mounts
+    }
+    return found.pop("", Path("/no cgroup2")), found
+
+
+def cgroup_mounts(proc: Path = Path("/proc")) -> dict[str, Path]:
+    """Where each controller of v1 is mounted (all words among its options), and v2 under ""."""
+    found: dict[str, Path] = {}
+    try:
+        mounts = parse_mounts((proc / "self/mounts").read_bytes())
+    except OSError:
+        return found
     for point, kind, options in mounts:
         if kind == "cgroup2":
-            two = _below(Path(point), paths.get("", "/"))
+            found[""] = Path(point)
         elif kind == "cgroup":
-            for controller in options & paths.keys():
-                one[controller] = _below(Path(point), paths[controller])
-    return two, one
+            found |= dict.fromkeys(options, Path(point))
+    return found
 
 
-def _below(mount: Path, path: str) -> Path:
+def cgroup_below(mount: Path, path: str) -> Path:
     """In a container the path can be the host's: what is mounted is then the group itself."""
     inside = mount / path.lstrip("/")
     return inside if inside.is_dir() else mount

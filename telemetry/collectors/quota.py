@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from telemetry.collectors.procfs import parse_cgroup_paths, parse_mounts, parse_quota
+from telemetry.collectors.machine import cgroup_below, cgroup_mounts
+from telemetry.collectors.procfs import parse_cgroup_paths, parse_quota
 
 _MOST_BYTES = 1 << 14
 Quota = tuple[float, float, float]
@@ -21,7 +22,8 @@ class QuotaAccount:
 
     def __init__(self, pid: int, proc: Path) -> None:
         self._said_in, self._said = f"{proc}/{pid}/cgroup", b""
-        self._mounts = _cpu_mounts(proc)
+        mounts = cgroup_mounts(proc)
+        self._mounts = {name: mounts[name] for name in ("cpu", "") if name in mounts}
         self._chain: list[str] = []
         self._last: dict[str, Quota] = {}
         self._total: Quota = (0.0, 0.0, 0.0)
@@ -53,29 +55,12 @@ class QuotaAccount:
         self._said, paths = said, parse_cgroup_paths(said)
         found: list[Path] = []
         for controller, mount in self._mounts.items():
-            folder = mount / paths.get(controller, "/").lstrip("/")
-            if folder.is_dir():
-                found += [one for one in (folder, *folder.parents) if one.is_relative_to(mount)]
-            else:  # in a container the path can be the host's: the mount is the group itself
-                found.append(mount)
+            folder = cgroup_below(mount, paths.get(controller, "/"))
+            found += [one for one in (folder, *folder.parents) if one.is_relative_to(mount)]
         files = [str(folder / "cpu.stat") for folder in found]
         if not set(files) <= set(self._chain):
             self._chain = files
         return self._chain
-
-
-def _cpu_mounts(proc: Path) -> dict[str, Path]:
-    """Where groups have accounts of CPU: v1's controller by its name, v2 by an empty one."""
-    mounts: dict[str, Path] = {}
-    try:
-        for point, kind, options in parse_mounts((proc / "self/mounts").read_bytes()):
-            if kind == "cgroup2":
-                mounts[""] = Path(point)
-            elif kind == "cgroup" and "cpu" in options:
-                mounts["cpu"] = Path(point)
-    except OSError:
-        return {}
-    return mounts
 
 
 def _read(file: str) -> Quota | None:
