@@ -35,7 +35,8 @@ def show_run(console: Console, folder: RunFolder) -> None:
     record = folder.read()
     document = json.loads(folder.profile_json.read_text())
     lines = headlines(Profile.from_json(document), record)
-    columns = ("stage", "time", "CPU", "cores", "peak RSS", "read", "written", "coverage")
+    sizes = ("peak RSS", "read", "written")
+    columns = ("stage", "time", "CPU", "cores", *sizes, "verdict", "coverage")
     rows = [_run_row(line) for line in lines]
     print_rows(console, f"run {record['run_id']}: {record['status']}", columns, rows)
     for line in lines:
@@ -56,7 +57,7 @@ def show_run(console: Console, folder: RunFolder) -> None:
 
 def _run_row(line: Headline) -> tuple[str, ...]:
     if line.seconds is None:
-        return (line.stage, line.status, *[ABSENT] * 6)
+        return (line.stage, line.status, *[ABSENT] * 7)
     failed = "" if line.status == "finished" else f" ({line.status})"
     return (
         f"{line.stage}{failed}",
@@ -66,6 +67,7 @@ def _run_row(line: Headline) -> tuple[str, ...]:
         _size(line.rss_peak_bytes),
         _size(line.read_bytes),
         _size(line.write_bytes),
+        line.verdict or ABSENT,
         _or_absent(line.coverage, "{:.0%}"),
     )
 
