@@ -131,7 +131,9 @@ class Prometheus:
         return answer["data"]
 
     def over_time(self, expr: str) -> list[dict[str, Any]]:
-        data = self.ask("query_range", query=expr, start=self.start_s, end=self.end_s, step=SCRAPE_S / 5)
+        data = self.ask(
+            "query_range", query=expr, start=self.start_s, end=self.end_s, step=SCRAPE_S / 5
+        )
         return list(data["result"])
 
 
