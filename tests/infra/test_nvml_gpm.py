@@ -62,8 +62,8 @@ def ask(library: Path) -> Ask:
 
 
 def _sm_percent(start: float, end: float, base: float = 50) -> float:
-    """The mean of what the library's SMs do: base + 40 sin(2πt/4)."""
-    swung = 40 * 4 / (2 * math.pi)
+    """The mean of what the library's SMs do: base + 25 sin(2πt/4)."""
+    swung = 25 * 4 / (2 * math.pi)
     cosines = math.cos(math.pi * start / 2) - math.cos(math.pi * end / 2)
     return base + swung * cosines / (end - start)
 

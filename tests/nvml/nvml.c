@@ -23,7 +23,7 @@
  *   pcie_rx_kb=1000;pcie_tx_kb=500;pcie_ms=20    PCIe rates, and how long a question blocks
  *   gpm=1               0: the driver says that this GPU has no GPM; it has none before Hopper, nor in
  *                       a vGPU guest but with gpm_vgpu=1. "gpm10:3" in fail= fails one GPM metric
- *   gpm_sm=50;gpm_swing=40
+ *   gpm_sm=50;gpm_swing=25
  *                       SM activity is gpm_sm + 10 per MIG instance + gpm_swing * sin(2 pi t / power_period_s)
  *                       percent, and a pair of samples gives its exact mean; the other percentages
  *                       are fixed shares of it; pairs less than 100 ms apart give no number
@@ -645,7 +645,7 @@ static void count_gpm(const device_t *device, int mig, gpm_sample_t *sample)
 {
     double t = now_s(), period = number("power_period_s", 4);
     double sm = number("gpm_sm", 50) + 10 * (mig + 1);
-    double swung = number("gpm_swing", 40) * period / (2 * M_PI) * (1 - cos(2 * M_PI * t / period));
+    double swung = number("gpm_swing", 25) * period / (2 * M_PI) * (1 - cos(2 * M_PI * t / period));
     *sample = (gpm_sample_t){ device->index, mig, t, sm * t + swung };
 }
 

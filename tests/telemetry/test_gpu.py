@@ -281,7 +281,7 @@ def test_closing_before_opening_is_quiet() -> None:
 
 def _sm(t: float) -> float:
     """What the library's SMs have done until t, in percent × s, but for a constant."""
-    return 50 * t - 40 * 4 / (2 * math.pi) * math.cos(2 * math.pi * t / 4)
+    return 50 * t - 25 * 4 / (2 * math.pi) * math.cos(2 * math.pi * t / 4)
 
 
 def _gpm_rows(seen: Watched, metric: str = "gpm_sm_util_percent") -> list[list[Any]]:
