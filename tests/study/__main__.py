@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-STUDIES = ("ledger", "skew", "sharpen", "detection")
+STUDIES = ("ledger", "skew", "sharpen", "detection", "verdicts")
 
 
 def main() -> None:
