@@ -80,25 +80,26 @@ DERIVED = (
 )
 
 
-def derived_series(
-    index: SeriesIndex, samples: SampleSet
-) -> Iterator[tuple[str, Metric, Points, float]]:
-    """Entity, metric, points and period (s) of every derived series that its parts allow."""
+def derivable(index: SeriesIndex, samples: SampleSet) -> Iterator[tuple[str, Derived, float]]:
+    """Entity, what can be derived for it, as its parts are there, and its period (s)."""
     names = set(index.names())
     for one in DERIVED:
         needed = {*one.parts, *one.out_of}
         for entity in sorted({entity for entity, _ in names if re.fullmatch(one.entity, entity)}):
             if all((entity, part) in names for part in needed):
-                points = _made(index, entity, one)
-                yield (
-                    entity,
-                    one.metric,
-                    points,
-                    max(samples.period_s(entity, part) for part in needed),
-                )
+                yield entity, one, max(samples.period_s(entity, part) for part in needed)
 
 
-def _made(index: SeriesIndex, entity: str, one: Derived) -> Points:
+def derived_series(
+    index: SeriesIndex, samples: SampleSet
+) -> Iterator[tuple[str, Metric, Points, float]]:
+    """Entity, metric, points and period (s) of every derived series that its parts allow."""
+    for entity, one, period_s in derivable(index, samples):
+        yield entity, one.metric, made(index, entity, one), period_s
+
+
+def made(index: SeriesIndex, entity: str, one: Derived) -> Points:
+    """The points of a derived series."""
     ts, values = _sum(index, entity, one.parts)
     if one.out_of:
         whole_ts, whole = _sum(index, entity, one.out_of)

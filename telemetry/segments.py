@@ -15,6 +15,7 @@ import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,11 @@ class SegmentWriter:
         self._writer = pa.ipc.new_stream(
             self._buffer,
             _SCHEMA.with_metadata({META: self._metadata()}),
-            options=pa.ipc.IpcWriteOptions(compression="zstd", emit_dictionary_deltas=True),
+            options=pa.ipc.IpcWriteOptions(
+                compression="zstd",
+                emit_dictionary_deltas=True,
+                use_threads=False,  # to wake others for a few KB costs more than it saves
+            ),
         )
 
     def _metadata(self) -> bytes:
@@ -259,12 +264,30 @@ def read_samples(folder: Path) -> SampleSet:
             )
             absent[series.entity, series.metric.name] = series
         if batches:
-            # One piece: a day has a batch for each of its 86,400 seconds, and each piece its price.
-            tables.append(pa.concat_tables(batches).unify_dictionaries().combine_chunks())
+            tables.append(_one_piece(batches))
     table = SampleSet.empty().table
     if tables:
         table = pa.concat_tables(tables).unify_dictionaries()
     return SampleSet(table=table, metrics=metrics, absent=list(absent.values()), periods=periods)
+
+
+def _one_piece(batches: Sequence[pa.Table]) -> pa.Table:
+    """A segment's rows as one piece: a day has 86,400 batches, and each piece has its price.
+
+    Where none is a window, their starts are nulls of no memory of their own.
+    """
+    table = pa.concat_tables(batches).unify_dictionaries().combine_chunks()
+    at = table.schema.get_field_index("start_ns")
+    if table.num_rows == 0 or table.column(at).null_count < table.num_rows:
+        return table
+    nothing = _zeros(1 << (8 * table.num_rows - 1).bit_length())
+    nulls = pa.Array.from_buffers(pa.int64(), table.num_rows, [nothing, nothing])
+    return table.set_column(at, table.field(at), nulls)
+
+
+@cache
+def _zeros(size: int) -> pa.Buffer:
+    return pa.py_buffer(bytes(size))
 
 
 def whole_batches(path: Path) -> tuple[pa.Schema | None, list[pa.Table]]:
