@@ -22,7 +22,7 @@ from telemetry.collectors.procfs import (
     parse_pressure_us,
     parse_quota,
 )
-from telemetry.samples import Metric, Sample, Series
+from telemetry.samples import Metric, Sample, Series, samples_at
 
 MACHINE = "machine"
 _NOT_DISKS = ("loop", "ram", "zram", "sr", "fd")
@@ -56,12 +56,11 @@ class Source:
             data = read_whole(self.descriptor)
         else:
             data = os.pread(self.descriptor, self.limit, 0)
-        ts_ns = now_ns()
-        return [
-            Sample(ts_ns, series, value)
-            for series, value in zip(self.series, self.parse(data), strict=True)
-            if value is not None
-        ]
+        ts_ns, values = now_ns(), self.parse(data)
+        if None not in values:
+            return samples_at(ts_ns, self.series, values)  # type: ignore[arg-type]
+        pairs = zip(self.series, values, strict=True)
+        return [Sample(ts_ns, series, value) for series, value in pairs if value is not None]
 
     def close(self) -> None:
         os.close(self.descriptor)

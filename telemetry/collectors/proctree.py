@@ -10,7 +10,6 @@ time and I/O, no process runs without them, and unlike CPU time they are not cut
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -222,8 +221,10 @@ class Process:
             return None
         io_bytes = self._io_bytes
         if (with_io or stat_bytes != self._stat_bytes) and self.io_error is None:
-            with contextlib.suppress(OSError):  # it changed its user: its last values stand
+            try:  # noqa: SIM105 - a context manager costs more than the read
                 io_bytes = os.pread(self._io, 512, 0)
+            except OSError:
+                pass  # it changed its user: its last values stand
         if self.last is not None and stat_bytes == self._stat_bytes and io_bytes == self._io_bytes:
             return self.last
         stat = parse_stat(self.pid, stat_bytes)
