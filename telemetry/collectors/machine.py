@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from telemetry.collectors import guest_metrics as metrics
@@ -39,7 +39,7 @@ Values = Sequence[float | None]
 Parser = Callable[[bytes], Values]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Source:
     """One file and the series that it gives, in the order of the parser's values."""
 
@@ -49,14 +49,22 @@ class Source:
     parse: Parser
     limit: int | None = None
     """Only so many bytes are of use."""
+    _data: bytes = field(default=b"", init=False, repr=False)
+    _values: Values = field(default=(), init=False, repr=False)
 
     def sample(self, now_ns: Callable[[], int]) -> list[Sample]:
-        """Read and parse; raises OSError. A value of None is left out."""
+        """Read, and parse unless it says what it said before; raises OSError.
+
+        A value of None is left out.
+        """
         if self.limit is None:
             data = read_whole(self.descriptor)
         else:
             data = os.pread(self.descriptor, self.limit, 0)
-        ts_ns, values = now_ns(), self.parse(data)
+        ts_ns = now_ns()
+        if data != self._data:
+            self._data, self._values = data, self.parse(data)
+        values = self._values
         if None not in values:
             return samples_at(ts_ns, self.series, values)  # type: ignore[arg-type]
         pairs = zip(self.series, values, strict=True)
