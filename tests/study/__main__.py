@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-STUDIES = ("ledger", "skew", "sharpen", "detection", "verdicts")
+STUDIES = ("ledger", "skew", "sharpen", "detection", "verdicts", "reproduce")
 
 
 def main() -> None:
