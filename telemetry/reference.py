@@ -180,9 +180,14 @@ def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
     while (schema := str(document.get("schema"))) != SCHEMA:
         if schema not in _UPGRADES:
             known = ", ".join([*_UPGRADES, SCHEMA])
+            if schema.startswith("stagescope.profile"):
+                raise ValueError(
+                    "it is the profile of one run, and a published one is of several: `stagescope "
+                    "profile publish RUN RUN RUN --name N --file FILE` makes it; `compare` takes "
+                    "the run itself by its folder"
+                )
             raise ValueError(
                 f"the profile has schema {schema!r}; this version of stagescope reads {known}"
-                + (": name the run's folder instead" if schema.startswith("stagescope.p") else "")
             )
         document = _UPGRADES[schema](document)
     return document

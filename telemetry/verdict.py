@@ -87,11 +87,12 @@ def _base_missing(figures: Figures) -> list[str]:
     if figures.seconds < limit("shortest_s"):
         return [f"the stage took {figures.seconds:.2f} s, and from {limit('shortest_s'):g} s on it "
                 "has samples enough to tell"]  # fmt: skip
-    return [
-        f"{metric}: {figures.why_not('stage', metric, 'mean')}"
+    reasons = {
+        metric: figures.why_not("stage", metric, "mean")
         for metric in (CPU, READY, DISK_WAITS)
         if figures.get("stage", metric, "mean") is None
-    ]
+    }
+    return [why if metric in why else f"{metric}: {why}" for metric, why in reasons.items()]
 
 
 def _unknown(missing: Iterable[str]) -> Verdict:

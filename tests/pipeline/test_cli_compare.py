@@ -217,7 +217,7 @@ def test_profile_of_a_run_is_printed_as_before(tmp_path: Path) -> None:
         (("profile", "publish", "{0}", "{1}", "--name", "x"), "at least 3"),
         (("profile", "publish", "{0}", "{1}", "{2}", "--name", "a/b"), "must not hold a slash"),
         (("compare", "{0}", "{other}"), "say nothing of each other: seed"),
-        (("compare", "{0}", "{0}/profile.json"), "name the run's folder instead"),
+        (("compare", "{0}", "{0}/profile.json"), "stagescope profile publish RUN"),
         (("compare", "{0}", "nothing"), "no run 'nothing'"),
         (("reproduce", "{0}/none.json"), "none.json is not there: name a published profile"),
         (("reproduce", "{0}/run.json"), "run.json is not read: the profile has schema '1'"),

@@ -154,7 +154,8 @@ def test_without_what_every_rule_rests_on_there_is_no_verdict(key: tuple[str, st
     means = {one: mean for one, mean in (QUIET | ONE_THREAD).items() if one != key}
     found = judged(means)
     assert (found["verdict"], found["rule"], found["evidence"]) == ("unknown", "missing", [])
-    assert f"{key[1]} of stage was not recorded" in found["sentence"]
+    assert found["sentence"].count(key[1]) == 1
+    assert f"not known: {key[1]} of stage was not recorded" in found["sentence"]
 
 
 def test_a_figure_that_covers_little_is_not_used() -> None:
