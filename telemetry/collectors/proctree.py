@@ -221,7 +221,7 @@ class Process:
             return None
         io_bytes = self._io_bytes
         if (with_io or stat_bytes != self._stat_bytes) and self.io_error is None:
-            try:  # noqa: SIM105 - a context manager costs more than the read
+            try:  # noqa: SIM105 - so often that a context manager is felt
                 io_bytes = os.pread(self._io, 512, 0)
             except OSError:
                 pass  # it changed its user: its last values stand
