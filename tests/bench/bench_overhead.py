@@ -51,7 +51,6 @@ TRIMMED = 0.1
 LEVEL = 0.05
 QUIET_PERCENT = 1.0
 LIMIT_PERCENT, LIMIT_CORE_PERCENT, LIMIT_MB = 0.5, 1.0, 100.0
-NOBODY = "nobody"
 LOAD = """
 import hashlib, mmap, os, sys, time
 path, cpus = sys.argv[1], int(sys.argv[2])
