@@ -27,6 +27,7 @@ SUFFIX = ".arrows"
 ROTATE_S = 600.0
 """A segment is ended after this time, so that a damaged file costs no more of a long run."""
 META = b"stagescope"
+_MOST_KNOWN = 10_000
 _FIELDS = (
     pa.field("ts_ns", pa.int64(), nullable=False),
     pa.field("start_ns", pa.int64()),
@@ -145,6 +146,7 @@ class SegmentWriter:
         self._rotate_at = time.monotonic() + ROTATE_S
         self._end = 0
         self._names = _Names(), _Names()
+        self._codes: dict[int, tuple[Series, int, int]] = {}
         self._buffer = io.BytesIO()
         self._writer = pa.ipc.new_stream(
             self._buffer,
@@ -188,15 +190,27 @@ class SegmentWriter:
 
     def _batch(self, rows: Sequence[Sample]) -> pa.RecordBatch:
         ts_ns, series, values, starts_ns = zip(*rows, strict=True) if rows else ((),) * 4
+        if len(self._codes) > _MOST_KNOWN:  # of a collector that makes each sample's series anew
+            self._codes.clear()
+        ids = list(map(id, series))
+        for number, one in zip(ids, series, strict=True):
+            if number not in self._codes:
+                self._codes[number] = self._coded(one)
+        codes = [self._codes[number] for number in ids]
         entities, metrics = self._names
         columns = [
             _numbers(pa.int64(), array("q", ts_ns)),
             _nullable(starts_ns),
-            entities.encode([one.entity for one in series]),
-            metrics.encode([one.metric.name for one in series]),
+            entities.array([entity for _, entity, _ in codes]),
+            metrics.array([metric for _, _, metric in codes]),
             _numbers(pa.float64(), array("d", values)),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+
+    def _coded(self, series: Series) -> tuple[Series, int, int]:
+        """A series and its codes; it is kept, so that no other has its ``id``."""
+        entities, metrics = self._names
+        return series, entities.code(series.entity), metrics.code(series.metric.name)
 
 
 # Arrays are made from buffers: pa.array of a list imports pandas where there is one, and with it
@@ -227,19 +241,23 @@ class _Names:
         self._data = b""
         self._dictionary: pa.Array | None = None
 
-    def encode(self, names: Sequence[str]) -> pa.DictionaryArray:
-        for name in dict.fromkeys(names):
-            if name not in self._codes:
-                self._codes[name] = len(self._codes)
-                self._data += name.encode()
-                self._ends.append(len(self._data))
-                self._dictionary = None
+    def code(self, name: str) -> int:
+        """The number of a name, which is known from now on."""
+        if name not in self._codes:
+            self._codes[name] = len(self._codes)
+            self._data += name.encode()
+            self._ends.append(len(self._data))
+            self._dictionary = None
+        return self._codes[name]
+
+    def array(self, codes: Sequence[int]) -> pa.DictionaryArray:
+        """The names with these numbers."""
         if self._dictionary is None:
             # A copy: the buffer of an array that grows may move.
             buffers = [None, pa.py_buffer(self._ends.tobytes()), pa.py_buffer(self._data)]
             self._dictionary = pa.Array.from_buffers(pa.string(), len(self._codes), buffers)
-        codes = _numbers(pa.int32(), array("i", [self._codes[name] for name in names]))
-        return pa.DictionaryArray.from_arrays(codes, self._dictionary)
+        numbers = _numbers(pa.int32(), array("i", codes))
+        return pa.DictionaryArray.from_arrays(numbers, self._dictionary)
 
 
 def read_samples(folder: Path) -> SampleSet:

@@ -19,7 +19,10 @@ from telemetry.collectors.proctree import Key, Process, Reading, TreeAccount, Us
 OWN = "recorder"
 """Entity of the recorder's own tree: it belongs to no other, whoever started it."""
 SLOW_SHARE = 5
-"""The I/O of a process whose other figures stand still is read in one look of this many."""
+"""The I/O of a process whose other figures stand still is read in one look of this many.
+
+So is a kernel thread as a whole: a large machine has thousands of them, nearly all asleep.
+"""
 _READY, _DISK_WAIT = b"R", b"D"
 """States of /proc/<pid>/stat: running or ready to; uninterruptible sleep, mostly for a disk."""
 _OTHER_FILES = 64
@@ -67,7 +70,7 @@ class Forest:
         self._trees: dict[str, _Tree] = {}
         self._all = TreeAccount()
         self._left: set[Key] = set()
-        self._looks = 0
+        self._samples = self._scans = 0
         self._most = _most_processes()
         self.out_of_files = False
         """Whether there were more processes than files that may be open."""
@@ -108,17 +111,23 @@ class Forest:
 
     def sample(self) -> dict[str, TreeState]:
         """Look at the members of all trees."""
+        self._samples += 1
         pids = self._watched() | self._leavers()
-        return self._update(self._look(self._processes[pid] for pid in pids))
+        return self._update(self._look((self._processes[pid] for pid in pids), self._samples))
 
-    def scan(self) -> tuple[dict[str, TreeState], TreeState]:
-        """Look at all processes; returns the trees with their new members, and the sum of all."""
+    def scan(self, *, whole: bool = False) -> tuple[dict[str, TreeState], TreeState]:
+        """Look at all processes; returns the trees with their new members, and the sum of all.
+
+        Not ``whole``, of the kernel's threads only those whose turn it is are asked.
+        """
         present = {int(name) for name in os.listdir(self._proc) if name.isdigit()}  # noqa: PTH208
         for pid in self._processes.keys() - present:
             self._forget(pid)
         for pid in present - self._processes.keys():
             self._process(pid)
-        now = self._look(list(self._processes.values()), self._watched())
+        self._scans += 1
+        known = list(self._processes.values())
+        now = self._look(known, self._scans, self._watched(), whole=whole)
         self._adopt(now)
         for tree in self._trees.values():
             self._read_status(tree)
@@ -159,14 +168,21 @@ class Forest:
         return {pid for tree in self._trees.values() for pid in tree.members}
 
     def _look(
-        self, processes: Iterable[Process], with_io: Container[int] = ()
+        self,
+        processes: Iterable[Process],
+        turn: int,
+        with_io: Container[int] = (),
+        *,
+        whole: bool = True,
     ) -> dict[int, Reading]:
         """Readings of the processes that are there, a parent's before its children's."""
-        self._looks += 1
         found = {}
         for process in sorted(processes, key=_order):
-            in_turn = (process.pid + self._looks) % SLOW_SHARE == 0
-            one = process.look(with_io=in_turn or process.pid in with_io)
+            in_turn = (process.pid + turn) % SLOW_SHARE == 0
+            if process.is_kernel_thread and not (whole or in_turn):
+                one = process.last
+            else:
+                one = process.look(with_io=in_turn or process.pid in with_io)
             if one is None:
                 self._forget(process.pid)
             else:
@@ -256,12 +272,12 @@ class Forest:
         stats = [one.stat for one in alive]
         states = [stat.state for stat in stats]
         if tree is not None and stats:  # the status files, with the true peak, are read seldom
-            seen_bytes = self._page * max(stat.rss_pages for stat in stats)
+            seen_bytes = self._page * max([stat.rss_pages for stat in stats])
             tree.peak_rss_bytes = max(tree.peak_rss_bytes, seen_bytes)
         return TreeState(
             usage=usage,
-            rss_bytes=self._page * sum(stat.rss_pages for stat in stats),
-            threads=sum(stat.threads for stat in stats),
+            rss_bytes=self._page * sum([stat.rss_pages for stat in stats]),
+            threads=sum([stat.threads for stat in stats]),
             processes=len(stats),
             ready=states.count(_READY),
             disk_waits=states.count(_DISK_WAIT),

@@ -14,7 +14,7 @@ from telemetry.collectors import guest_metrics as metrics
 from telemetry.collectors.forest import Forest, TreeState
 from telemetry.collectors.machine import MACHINE, Machine, Source, open_machine
 from telemetry.collectors.quota import QuotaAccount
-from telemetry.samples import Metric, Sample, Samples, Series
+from telemetry.samples import Metric, Sample, Samples, Series, samples_at
 
 SLOW_S = 1.0
 """New processes, and all of them, are looked at so often: it costs ten times a usual sample."""
@@ -51,6 +51,7 @@ class GuestCollector:
         self._machine: Machine = open_machine(self.proc, self.sys)
         self._forest = Forest(str(self.proc))
         self._trees: dict[str, tuple[Series, ...]] = {}
+        self._plain: set[str] = set()  # trees of which everything can be read
         self._quotas: dict[str, QuotaAccount] = {}
         self._slow_at_s = 0.0
         self._fixed = [
@@ -83,7 +84,10 @@ class GuestCollector:
         """
         with self._lock:
             first = self._forest.watch(entity, pid, orphans=orphans)
-            self._trees[entity] = (*self._tree_series(entity), *self._quota_series(entity, pid))
+            of_tree = self._tree_series(entity)
+            if all(one.reason is None for one in of_tree):
+                self._plain.add(entity)
+            self._trees[entity] = (*of_tree, *self._quota_series(entity, pid))
             rows = self._look()
             if not from_start:
                 return rows
@@ -107,6 +111,7 @@ class GuestCollector:
             self._forest.unwatch(entity)
             del self._trees[entity]
             self._quotas.pop(entity, None)
+            self._plain.discard(entity)
             return rows
 
     def series_of(self, entity: str) -> Sequence[Series]:
@@ -122,7 +127,7 @@ class GuestCollector:
                 self._slow_at_s = now_s + SLOW_S - self.period_s / 2
                 rows += self._read(self._machine.slow)
                 rows += self._space()
-                return rows + self._look()
+                return rows + self._look(whole=False)
             states = self._forest.sample()
             ts_ns = self.clock.now_ns()
             for entity, state in states.items():
@@ -136,6 +141,7 @@ class GuestCollector:
         self._forest.close()
         self._trees.clear()
         self._quotas.clear()
+        self._plain.clear()
 
     def _read(self, sources: Sequence[Source]) -> list[Sample]:
         rows: list[Sample] = []
@@ -150,9 +156,9 @@ class GuestCollector:
         if loss not in self.losses:
             self.losses.append(loss)
 
-    def _look(self) -> list[Sample]:
+    def _look(self, *, whole: bool = True) -> list[Sample]:
         """Look at all processes and at every tree."""
-        states, machine = self._forest.scan()
+        states, machine = self._forest.scan(whole=whole)
         ts_ns = self.clock.now_ns()
         rows: list[Sample] = []
         for entity, state in states.items():
@@ -172,6 +178,8 @@ class GuestCollector:
             *_counted(state),
             *(state.processes, state.threads, state.rss_bytes, state.ready, state.disk_waits),
         )
+        if not slow and entity in self._plain:
+            return samples_at(ts_ns, self._trees[entity], values)
         if slow:
             values = (*values, state.peak_rss_bytes, state.swap_bytes)
             if entity in self._quotas:
@@ -201,7 +209,7 @@ class GuestCollector:
         hidden = _why_hidden(self.proc)
         if hidden is not None:
             return tuple(Series(entity=PROCESSES, metric=one, reason=hidden) for one in _ALL)
-        _, machine = self._forest.scan()
+        _, machine = self._forest.scan(whole=True)
         without, count = self._forest.without_io(), machine.processes
         reason = None
         if without > MOST_UNREADABLE * count:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 CPU_MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 """The first columns of the ``cpu`` line; ``guest`` follows and is within ``user`` already."""
+_PF_KTHREAD = 0x00200000  # linux/sched.h
 SECTOR_BYTES = 512
 """Of /proc/diskstats, whatever the device's own is (Documentation/admin-guide/iostats.rst)."""
 
@@ -63,6 +64,11 @@ def parse_stat(pid: int, data: bytes) -> Stat:
         int(f[17]),
         int(f[21]),
     )
+
+
+def is_kernel_thread(data: bytes) -> bool:
+    """Whether /proc/<pid>/stat is that of a kernel thread."""
+    return bool(int(data[data.rindex(b")") + 2 :].split(None, 7)[6]) & _PF_KTHREAD)
 
 
 def parse_io(data: bytes) -> Io:

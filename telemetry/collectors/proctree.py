@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from telemetry.collectors.procfs import Io, Stat, parse_io, parse_stat
+from telemetry.collectors.procfs import Io, Stat, is_kernel_thread, parse_io, parse_stat
 
 Usage = tuple[int, ...]
 """Counters of one or more processes with their reaped children, in the order of ``USAGE``."""
@@ -79,28 +79,27 @@ class TreeAccount:
         """
         if now == self._members and others == self._others and not (self._owing or self._left):
             return self._total  # everything slept
-        growth = {
-            pid: max(0, _taken_over(one) - _taken_over(self._members[pid]))
-            for pid, one in now.items()
-            if _same(self._members.get(pid), one)
-        }
-        self._settle_others(others, growth)
-        self._settle_members(now, growth)
+        left, gone = _gone(self._others, others), _gone(self._members, now)
+        if left or gone or self._left or self._owing:
+            growth = {
+                pid: max(0, _taken_over(one) - _taken_over(self._members[pid]))
+                for pid, one in now.items()
+                if _same(self._members.get(pid), one)
+            }
+            self._settle_others(left, growth)
+            self._settle_members(gone, now, growth)
         self._members, self._others = dict(now), dict(others)
         usages = [one.usage for one in now.values()]
         usages += [owed for _, owed in self._owing]
-        held = [sum(column) for column in zip(NOTHING, self._lost, *usages, strict=True)]
-        self._total = tuple(
-            [max(*pair) for pair in zip(self._total, _minus(held, self._debt), strict=True)]
-        )
+        held = _minus(map(sum, zip(NOTHING, self._lost, *usages, strict=True)), self._debt)
+        self._total = tuple(map(max, self._total, held))
         return self._total
 
     def leave(self, pid: int) -> None:
         """Let a process that is found to belong elsewhere go, without taking it for dead."""
         self._members.pop(pid, None)
 
-    def _settle_others(self, others: Mapping[int, Reading], growth: dict[int, int]) -> None:
-        gone = [one for pid, one in self._others.items() if not _same(others.get(pid), one)]
+    def _settle_others(self, gone: list[Reading], growth: dict[int, int]) -> None:
         unpaid = []
         for again, ones in ((True, self._left), (False, gone)):
             for one in ones:
@@ -110,13 +109,14 @@ class TreeAccount:
                     unpaid.append(one)
         self._left = unpaid
 
-    def _settle_members(self, now: Mapping[int, Reading], growth: dict[int, int]) -> None:
+    def _settle_members(
+        self, gone: list[Reading], now: Mapping[int, Reading], growth: dict[int, int]
+    ) -> None:
         """Find out who has taken over what the members that are gone had used.
 
         What a parent took over is shared out by faults, to those first that must have arrived by
         now: where it is not enough, as much is kept as is missing, whoever it was from.
         """
-        gone = [one for pid, one in self._members.items() if not _same(now.get(pid), one)]
         gone.sort(key=lambda one: one.order)
         due, self._owing = self._owing, []
         claims = [(parent, owed, True) for parent, owed in due if parent in now]
@@ -147,6 +147,10 @@ class TreeAccount:
                 return pid
             pid = was.stat.ppid
         return None
+
+
+def _gone(before: Mapping[int, Reading], now: Mapping[int, Reading]) -> list[Reading]:
+    return [one for pid, one in before.items() if not _same(now.get(pid), one)]
 
 
 def _taken_over(one: Reading) -> int:
@@ -209,6 +213,7 @@ class Process:
         self._stat_bytes, self._io_bytes = b"", b""
         self._io_values = _NO_IO
         self.last: Reading | None = None
+        self.is_kernel_thread = False
 
     def look(self, *, with_io: bool = True) -> Reading | None:
         """The process now; None once it has been waited for.
@@ -227,6 +232,8 @@ class Process:
                 pass  # it changed its user: its last values stand
         if self.last is not None and stat_bytes == self._stat_bytes and io_bytes == self._io_bytes:
             return self.last
+        if self.last is None:
+            self.is_kernel_thread = is_kernel_thread(stat_bytes)
         stat = parse_stat(self.pid, stat_bytes)
         if stat.state == _DEAD:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,16 +12,24 @@ from pathlib import Path
 import pytest
 
 from telemetry.clock import Clock
-from telemetry.collectors.forest import Forest
+from telemetry.collectors.forest import SLOW_SHARE, Forest
 from telemetry.collectors.guest import GuestCollector
 
-STAT = "{pid} (a) b) {state} {ppid} 1 1 0 -1 4194304 9 0 0 0 5 5 0 0 20 0 1 0 {start} 8192 3 0 0\n"
+STAT = (
+    "{pid} (a) b) {state} {ppid} 1 1 0 -1 {flags} 9 0 0 0 {ticks} 5 0 0 20 0 1 0 {start} 8192 3 "
+    "0 0\n"
+)
 
 
-def put(proc: Path, pid: int, ppid: int, state: str) -> None:
+USER, KERNEL = 0x00400000, 0x00200040
+"""Flags of a process with a memory of its own, and of a thread of the kernel."""
+
+
+def put(proc: Path, pid: int, ppid: int, state: str, *, flags: int = USER, ticks: int = 5) -> None:
     folder = proc / str(pid)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "stat").write_text(STAT.format(pid=pid, ppid=ppid, state=state, start=100 + pid))
+    told = {"pid": pid, "ppid": ppid, "state": state, "flags": flags, "ticks": ticks}
+    (folder / "stat").write_text(STAT.format(**told, start=100 + pid))
     (folder / "io").write_text("rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\n"
                                "write_bytes: 0\ncancelled_write_bytes: 0\n")  # fmt: skip
     (folder / "status").write_text("Name:\ta\n")
@@ -38,6 +47,29 @@ def test_states_are_counted_over_the_tree(tmp_path: Path) -> None:
     put(tmp_path, 11, 10, "D")
     state = forest.sample()["stage:x"]
     assert (state.ready, state.disk_waits, state.processes) == (1, 2, 6)
+    forest.close()
+
+
+def test_kernel_threads_are_asked_in_turn_and_all_of_them_when_it_counts(tmp_path: Path) -> None:
+    pids, in_turn = range(10, 30), 20 // SLOW_SHARE
+    for pid in pids:
+        put(tmp_path, pid, 2, "S", flags=KERNEL)
+    put(tmp_path, 40, 1, "S")
+    forest = Forest(str(tmp_path))
+    forest.watch("stage:x", 40)
+    _, first = forest.scan(whole=True)
+    used = []
+    for ticks in range(6, 6 + SLOW_SHARE):
+        for pid in (*pids, 40):
+            put(tmp_path, pid, 2, "S", flags=USER if pid == 40 else KERNEL, ticks=ticks)
+        for _ in range(9):  # as in a second at 10 Hz: turns are counted by scan
+            forest.sample()
+        used.append(forest.scan()[1].usage[0] - first.usage[0])
+    assert used[0] == in_turn + 1, "a share of the kernel's, and the process"
+    assert used[-1] == sum(range(1, SLOW_SHARE + 1)) * in_turn + SLOW_SHARE
+    assert forest.scan(whole=True)[1].usage[0] - first.usage[0] == 21 * SLOW_SHARE
+    shutil.rmtree(tmp_path / "10")
+    assert forest.scan()[1].processes == 20
     forest.close()
 
 
