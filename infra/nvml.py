@@ -241,18 +241,6 @@ def memory_bytes(gpu: Gpu) -> Values:
 
 
 @_reader
-def power_average_field_w(gpu: Gpu) -> Values:
-    """(mean power of the last second,), from the field value."""
-    return (_scaled(_fields(gpu, pynvml.NVML_FI_DEV_POWER_AVERAGE)[0], 1e-3),)
-
-
-@_reader
-def power_instant_field_w(gpu: Gpu) -> Values:
-    """(power now,), from the field value."""
-    return (_scaled(_fields(gpu, pynvml.NVML_FI_DEV_POWER_INSTANT)[0], 1e-3),)
-
-
-@_reader
 def power_usage_average_w(gpu: Gpu) -> Values:
     """(mean power of the last second,), where ``nvmlDeviceGetPowerUsage`` means that."""
     if not _power_usage_is_average(gpu):
@@ -323,13 +311,6 @@ def throttle_reasons(gpu: Gpu) -> Values:
 
 
 @_reader
-def throttled_seconds(gpu: Gpu) -> Values:
-    """(by power, by heat): seconds with lowered clocks, cumulative, moved about every 100 ms."""
-    fields = (pynvml.NVML_FI_DEV_PERF_POLICY_POWER, pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL)
-    return tuple(_scaled(value, 1e-9) for value in _fields(gpu, *fields))
-
-
-@_reader
 def pcie_rx_bytes_per_s(gpu: Gpu) -> Values:
     """(bytes/s to the GPU,) over ``PCIE_WINDOW_NS``; blocks for as long."""
     kilobytes = pynvml.nvmlDeviceGetPcieThroughput(gpu.handle, pynvml.NVML_PCIE_UTIL_RX_BYTES)
@@ -358,20 +339,6 @@ def compute_processes(gpu: Gpu) -> Values:
 def power_limit_w(gpu: Gpu) -> Values:
     """(the power limit in force,)."""
     return (pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu.handle) / 1e3,)
-
-
-def _fields(gpu: Gpu, *ids: int) -> Values:
-    """Field values in one call, each with its own return code; in the driver's units."""
-    return tuple(
-        float(getattr(value.value, FIELD_VALUE_MEMBER[value.valueType]))
-        if value.nvmlReturn == pynvml.NVML_SUCCESS
-        else absent(value.nvmlReturn, gpu)
-        for value in pynvml.nvmlDeviceGetFieldValues(gpu.handle, ids)
-    )
-
-
-def _scaled(value: float | Absent, factor: float) -> float | Absent:
-    return value if isinstance(value, Absent) else value * factor
 
 
 def _ask(question: Callable[..., Any], *arguments: Any) -> Any:

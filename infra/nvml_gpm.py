@@ -126,15 +126,15 @@ class Gpm:
         request = self._request
         request.numMetrics = len(counters)
         request.sample1, request.sample2 = self._older, self._newer
+        metrics = request.metrics
         for position, counter in enumerate(counters):
-            request.metrics[position].metricId = counter.id
+            metrics[position].metricId = counter.id
         try:
             pynvml.nvmlGpmMetricsGet(request)
         except pynvml.NVMLError as error:
             return self._why(error.value)
         return tuple(
-            self._checked(request.metrics[position], counter)
-            for position, counter in enumerate(counters)
+            self._checked(metrics[position], counter) for position, counter in enumerate(counters)
         )
 
     def _checked(self, metric: Any, counter: Counter) -> float | Absent:

@@ -110,10 +110,12 @@ class Forest:
         return list(self._trees)
 
     def sample(self) -> dict[str, TreeState]:
-        """Look at the members of all trees."""
+        """Look at the members of the stages' trees; the others' are looked at by ``scan`` alone."""
         self._samples += 1
-        pids = self._watched() | self._leavers()
-        return self._update(self._look((self._processes[pid] for pid in pids), self._samples))
+        stages = {entity: tree for entity, tree in self._trees.items() if tree.whole}
+        pids = {pid for tree in stages.values() for pid in tree.members}
+        now = self._look((self._processes[pid] for pid in pids), self._samples)
+        return self._update(stages, now)
 
     def scan(self, *, whole: bool = False) -> tuple[dict[str, TreeState], TreeState]:
         """Look at all processes; returns the trees with their new members, and the sum of all.
@@ -131,7 +133,7 @@ class Forest:
         self._adopt(now)
         for tree in self._trees.values():
             self._read_status(tree)
-        states = self._update(now)
+        states = self._update(self._trees, now)
         usage = self._all.update(now, {})
         self._left &= {one.order for one in now.values()}
         return states, self._state(usage, now.values())
@@ -160,9 +162,6 @@ class Forest:
             process.close()
         for tree in self._trees.values():
             tree.members.pop(pid, None)
-
-    def _leavers(self) -> set[int]:
-        return {pid for _, pid in self._left if pid in self._processes}
 
     def _watched(self) -> set[int]:
         return {pid for tree in self._trees.values() for pid in tree.members}
@@ -253,9 +252,11 @@ class Forest:
         tree.held = held
         tree.swap_bytes = sum(swap_bytes for _, swap_bytes in held.values())
 
-    def _update(self, now: Mapping[int, Reading]) -> dict[str, TreeState]:
+    def _update(
+        self, trees: Mapping[str, _Tree], now: Mapping[int, Reading]
+    ) -> dict[str, TreeState]:
         states = {}
-        for entity, tree in self._trees.items():
+        for entity, tree in trees.items():
             members = {pid: now[pid] for pid in tree.members if pid in now}
             others = {
                 pid: one

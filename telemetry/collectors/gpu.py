@@ -17,6 +17,7 @@ from typing import Protocol
 
 from infra import nvml
 from infra.gpus import choose, why_none
+from infra.nvml_fields import FieldReader, together
 from telemetry.clock import Clock
 from telemetry.collectors.gpu_buffers import PROCESS_S, LevelSource, ProcessSource
 from telemetry.collectors.gpu_gpm import PERIOD_S as GPM_PERIOD_S
@@ -124,6 +125,7 @@ class GpuCollector:
                 found += plan.series
                 if any(series.reason is None for series in plan.series):
                     (self._blocking if plan.window_ns else self._plans[gpu.entity]).append(plan)
+        self._plans[gpu.entity] = _together(self._plans[gpu.entity])
         return found
 
     def _open_buffers(self, gpu: nvml.Gpu, sources: list[Source]) -> list[Series]:
@@ -249,6 +251,17 @@ def _plan(gpu: nvml.Gpu, question: Question, reader: nvml.Reader, values: nvml.V
         for metric, value in zip(question.metrics, values, strict=True)
     )
     return _Plan(gpu=gpu, reader=reader, series=series, window_ns=question.window_ns)
+
+
+def _together(plans: Sequence[_Plan]) -> list[_Plan]:
+    """The same plans, with all that are field values as one: the driver tells them in one call."""
+    fields = [(plan, plan.reader) for plan in plans if isinstance(plan.reader, FieldReader)]
+    if not fields:
+        return list(plans)
+    series = tuple(one for plan, _ in fields for one in plan.series)
+    reader = together(reader for _, reader in fields)
+    asked = _Plan(gpu=plans[0].gpu, reader=reader, series=series, window_ns=None)
+    return [asked, *(plan for plan in plans if not isinstance(plan.reader, FieldReader))]
 
 
 def _all_absent(entity: str, reason: str) -> list[Series]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from infra import nvml, nvml_buffers, nvml_gpm
+from infra import nvml, nvml_buffers, nvml_fields, nvml_gpm
 from telemetry.samples import Kind, Metric
 
 
@@ -150,10 +150,10 @@ QUESTIONS = (
         of_instances=True,
     ),
     Question(
-        readers=(nvml.power_instant_field_w, nvml.power_usage_instant_w), metrics=(POWER_INSTANT,)
+        readers=(nvml_fields.POWER_INSTANT_W, nvml.power_usage_instant_w), metrics=(POWER_INSTANT,)
     ),
     Question(
-        readers=(nvml.power_average_field_w, nvml.power_usage_average_w), metrics=(POWER_AVERAGE,)
+        readers=(nvml_fields.POWER_AVERAGE_W, nvml.power_usage_average_w), metrics=(POWER_AVERAGE,)
     ),
     Question(readers=(nvml.energy_j,), metrics=(ENERGY,)),
     Question(readers=(nvml.clock_sm_mhz,), metrics=(CLOCK_SM,)),
@@ -161,7 +161,9 @@ QUESTIONS = (
     Question(readers=(nvml.clock_graphics_mhz,), metrics=(CLOCK_GRAPHICS,)),
     Question(readers=(nvml.temperature_c,), metrics=(TEMPERATURE,)),
     Question(readers=(nvml.throttle_reasons,), metrics=THROTTLE),
-    Question(readers=(nvml.throttled_seconds,), metrics=(THROTTLED_POWER, THROTTLED_THERMAL)),
+    Question(
+        readers=(nvml_fields.THROTTLED_SECONDS,), metrics=(THROTTLED_POWER, THROTTLED_THERMAL)
+    ),
     Question(
         readers=(nvml.compute_processes,), metrics=(PROCESS_COUNT, PROCESS_MEM), of_instances=True
     ),

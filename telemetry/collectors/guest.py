@@ -21,6 +21,8 @@ SLOW_S = 1.0
 MOST_UNREADABLE = 0.1
 """Share of processes without which the sum over all processes still says something of I/O."""
 PROCESSES = "processes"
+WATCHERS = ("runner", "recorder")
+"""Trees that are no stage: looked at every ``SLOW_S``, and whenever a stage begins or ends."""
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of linux/proc_ns.h
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _TREE = tuple(metrics.TREE.values())
@@ -71,6 +73,7 @@ class GuestCollector:
         period_s = max(SLOW_S, self.period_s)
         names = [metric.name for metric in metrics.SLOW]
         names += [f"{PROCESSES} {metric.name}" for metric in _ALL]
+        names += [f"{entity} {metric.name}" for entity in WATCHERS for metric in _TREE]
         return dict.fromkeys(names, period_s)
 
     def watch(

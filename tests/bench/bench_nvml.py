@@ -21,6 +21,7 @@ from typing import Any
 from infra import nvml
 from infra.gpus import choose
 from infra.nvml_buffers import kept, step_us, used
+from infra.nvml_fields import FieldReader
 from infra.nvml_gpm import SM_UTIL, Gpm
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.collectors.gpu import GpuCollector
@@ -72,7 +73,7 @@ def questions(gpu: nvml.Gpu) -> Iterator[str]:
             if all(isinstance(one, nvml.Absent) for one in answers):
                 why = first if isinstance(first, nvml.Absent) else answers[0]
                 assert isinstance(why, nvml.Absent)
-                yield f"| {reader.__name__} | {names} | absent: {why.reason} | | |"
+                yield f"| {_name(reader)} | {names} | absent: {why.reason} | | |"
                 continue
             calls = BLOCKING_CALLS if question.window_ns else CALLS
             p50, p99 = cost_us(lambda reader=reader: reader(gpu), calls)
@@ -80,7 +81,11 @@ def questions(gpu: nvml.Gpu) -> Iterator[str]:
             moved = "did not move" if step is None else f"{step:.3g}"
             if question.window_ns:
                 moved = f"window of {question.window_ns / 1e6:.0f}"
-            yield f"| {reader.__name__} | {names} | {moved} | {p50:.1f} | {p99:.1f} |"
+            yield f"| {_name(reader)} | {names} | {moved} | {p50:.1f} | {p99:.1f} |"
+
+
+def _name(reader: nvml.Reader) -> str:
+    return reader.name if isinstance(reader, FieldReader) else reader.__name__
 
 
 def buffers(gpu: nvml.Gpu) -> Iterator[str]:

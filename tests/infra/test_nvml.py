@@ -18,7 +18,7 @@ Ask = Callable[..., Any]
 
 PROLOGUE = """
 import json, time
-from infra import nvml
+from infra import nvml, nvml_fields
 
 failure = nvml.start()
 gpus = [] if failure else nvml.list_gpus()
@@ -84,14 +84,14 @@ def test_values_have_the_units_of_their_names(ask: Ask) -> None:
         """
 g = gpus[1]
 before = time.monotonic()
-answer = {"t": before, "power": plain(nvml.power_instant_field_w(g))[0]}
+answer = {"t": before, "power": plain(nvml_fields.POWER_INSTANT_W(g))[0]}
 answer["energy"] = plain(nvml.energy_j(g))[0]
 answer["t_energy"] = time.monotonic()
 ask = lambda *readers: [plain(reader(g)) for reader in readers]
 answer["rest"] = ask(nvml.memory_bytes, nvml.temperature_c, nvml.utilization_percent)
 answer["pcie"] = ask(nvml.pcie_rx_bytes_per_s, nvml.pcie_tx_bytes_per_s)
 answer["limit"] = plain(nvml.power_limit_w(g))
-answer["average"] = plain(nvml.power_average_field_w(g))[0]
+answer["average"] = plain(nvml_fields.POWER_AVERAGE_W(g))[0]
 answer["clocks"] = ask(nvml.clock_sm_mhz, nvml.clock_mem_mhz, nvml.clock_graphics_mhz)
 tell(answer)
 """,
@@ -149,9 +149,22 @@ def test_not_supported_says_what_the_gpu_is_part_of(ask: Ask) -> None:
 
 
 def test_a_field_value_fails_alone(ask: Ask) -> None:
-    power, heat = ask("tell(plain(nvml.throttled_seconds(gpus[0])))", "fail=field75:3")
+    power, heat = ask("tell(plain(nvml_fields.THROTTLED_SECONDS(gpus[0])))", "fail=field75:3")
     assert power > 0
     assert heat["reason"] == "not supported by this GPU"
+
+
+def test_fields_that_are_asked_together_keep_their_order_units_and_reasons(ask: Ask) -> None:
+    code = """
+readers = (nvml_fields.THROTTLED_SECONDS, nvml_fields.POWER_AVERAGE_W, nvml_fields.POWER_INSTANT_W)
+tell(plain(nvml_fields.together(readers)(gpus[0])))
+"""
+    power, heat, average, instant = ask(code, "fail=field75:3")
+    assert power > 0
+    assert heat["reason"] == "not supported by this GPU"
+    assert 150 <= average <= 350
+    assert 150 <= instant <= 350
+    assert ask(code, "fail=nvmlDeviceGetFieldValues:15")["lost"]
 
 
 def test_a_symbol_that_the_driver_lacks_is_an_older_driver(ask: Ask, tmp_path: Path) -> None:
