@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,34 +45,53 @@ def _cpu_model() -> str:
 
 
 def cgroup_limits(proc: Path = Path("/proc")) -> dict[str, Any]:
-    """Version, CPU quota in cores and memory limit in bytes that this process's groups set it.
+    """Version, and what this process's groups set it: CPU quota, memory, bytes/s of reads, writes.
 
-    A group is held to the limits of those above it too, so the tightest one counts. None means
-    that no limit is set; version None that there are no control groups.
+    A group is held to the limits of those above it too, so the tightest one counts, and of several
+    disks that of the slowest. None means that no limit is set; version None that there are no
+    control groups.
     """
     two, one = cgroup_folders(proc)
     if "cpu" in one or "memory" in one:  # version 2 can be there as well, without them
-        cpu, memory = _upward(one.get("cpu")), _upward(one.get("memory"))
-        quotas = [
-            _quota(f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}")
-            for group in cpu
-        ]
-        limits = [_bytes(_text(group / "memory.limit_in_bytes")) for group in memory]
-        return _limits(1, quotas, limits)
+        cpu, memory, disk = (_upward(one.get(name)) for name in ("cpu", "memory", "blkio"))
+        return {
+            "version": 1,
+            "cpu_quota_cores": _tightest(
+                _quota(f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}")
+                for group in cpu
+            ),
+            "memory_limit_bytes": _tightest(
+                _bytes(_text(group / "memory.limit_in_bytes")) for group in memory
+            ),
+            **{
+                f"{way}_limit_bytes_per_s": _tightest(
+                    _bytes(line.rpartition(" ")[2])
+                    for group in disk
+                    for line in _lines(group / f"blkio.throttle.{way}_bps_device")
+                )
+                for way in ("read", "write")
+            },
+        }
     groups = _upward(two)
-    quotas = [_quota(_text(group / "cpu.max")) for group in groups]
-    limits = [_bytes(_text(group / "memory.max")) for group in groups]
-    return _limits(2 if groups else None, quotas, limits)
-
-
-def _limits(
-    version: int | None, quotas: list[float | None], limits: list[int | None]
-) -> dict[str, Any]:
+    disks = [line.split() for group in groups for line in _lines(group / "io.max")]
     return {
-        "version": version,
-        "cpu_quota_cores": min((one for one in quotas if one is not None), default=None),
-        "memory_limit_bytes": min((one for one in limits if one is not None), default=None),
+        "version": 2 if groups else None,
+        "cpu_quota_cores": _tightest(_quota(_text(group / "cpu.max")) for group in groups),
+        "memory_limit_bytes": _tightest(_bytes(_text(group / "memory.max")) for group in groups),
+        **{
+            f"{way}_limit_bytes_per_s": _tightest(
+                _bytes(word.removeprefix(f"{way[0]}bps="))
+                for words in disks
+                for word in words
+                if word.startswith(f"{way[0]}bps=")
+            )
+            for way in ("read", "write")
+        },
     }
+
+
+def _tightest(limits: Iterable[float | None]) -> float | None:
+    return min((one for one in limits if one is not None), default=None)
 
 
 def _upward(group: Path | None) -> list[Path]:
@@ -104,6 +124,10 @@ def _container() -> str | None:
     if Path("/run/.containerenv").exists():
         return "podman"
     return os.environ.get("container")  # noqa: SIM112 - systemd writes it in small letters
+
+
+def _lines(path: Path) -> list[str]:
+    return (_text(path) or "").splitlines()
 
 
 def _text(path: Path) -> str | None:

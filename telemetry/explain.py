@@ -73,7 +73,8 @@ RESOURCES = (
         witnesses=r"machine (psi_io_(some|full)_seconds|cpu_iowait_seconds)"
         r"|disk:[^ ]+ disk_(read_wait|write_wait|busy)_seconds|stage io_read_bytes"
         r"|vm:[^ ]+ vm_disk_.*latency.*",
-        environment=r"placement\.(datastores|vms\.\d+\.datastores).*|kernel",
+        environment=r"placement\.(datastores|vms\.\d+\.datastores).*|kernel"
+        r"|cgroup\.(read|write)_limit_bytes_per_s",
     ),
     Resource(
         name="GPU clock or power",

@@ -6,7 +6,6 @@ opening at the start, nor at the end, where it is told to ``halt`` and takes no 
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Sequence
@@ -67,7 +66,7 @@ class Worker:
     _row_loss: str | None = None
     _running: bool = False
     _idle: bool = False
-    """There is nothing to sample: how it does is told at the beginning and at the end alone."""
+    """All of its series are absent: there is nothing to sample."""
 
     def __post_init__(self) -> None:
         entity = f"collector:{self.collector.name}"
@@ -184,8 +183,7 @@ class Worker:
 
     def _told(self) -> list[Sample]:
         now_s = time.monotonic()
-        every_s = math.inf if self.opened and self._idle else 1.0
-        if now_s - self._told_at_s < every_s:
+        if now_s - self._told_at_s < 1.0:
             return []
         self._told_at_s = now_s
         began_s = self._began_s

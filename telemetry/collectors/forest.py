@@ -81,17 +81,23 @@ class Forest:
         ``orphans``: its parent adopts orphans and has no other children of that age, so what comes
         to it after ``pid`` belongs to the tree.
         """
-        process = self._process(pid)
-        first = process.look() if process is not None else None
-        if process is None or first is None:
-            self._forget(pid)
-            raise ProcessLookupError(f"there is no process {pid}")
+        process, first = self._first(pid)
         tree = _Tree(root=pid, whole=entity.startswith("stage:"))
         if orphans:
             tree.adopter = first
         self._trees[entity] = tree
         self._join(tree, pid, process)
         return first
+
+    def _first(self, pid: int) -> tuple[Process, Reading]:
+        """A process and how it is now; what is known under its number may be one that has ended."""
+        for _ in range(2):
+            process = self._process(pid)
+            first = process.look() if process is not None else None
+            if process is not None and first is not None:
+                return process, first
+            self._forget(pid)
+        raise ProcessLookupError(f"there is no process {pid}")
 
     def unwatch(self, entity: str) -> None:
         """End a tree; its processes stay out of the trees that are not whole."""
@@ -113,9 +119,9 @@ class Forest:
         """Look at the members of the stages' trees; the others' are looked at by ``scan`` alone."""
         self._samples += 1
         stages = {entity: tree for entity, tree in self._trees.items() if tree.whole}
-        pids = {pid for tree in stages.values() for pid in tree.members}
-        now = self._look((self._processes[pid] for pid in pids), self._samples)
-        return self._update(stages, now)
+        pids = {pid for tree in stages.values() for pid in (*tree.members, *tree.account.others)}
+        processes = [self._processes[pid] for pid in pids if pid in self._processes]
+        return self._update(stages, self._look(processes, self._samples))
 
     def scan(self, *, whole: bool = False) -> tuple[dict[str, TreeState], TreeState]:
         """Look at all processes; returns the trees with their new members, and the sum of all.

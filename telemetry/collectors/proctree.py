@@ -11,7 +11,7 @@ time and I/O, no process runs without them, and unlike CPU time they are not cut
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from telemetry.collectors.procfs import Io, Stat, is_kernel_thread, parse_io, parse_stat
@@ -94,6 +94,11 @@ class TreeAccount:
         held = _minus(map(sum, zip(NOTHING, self._lost, *usages, strict=True)), self._debt)
         self._total = tuple(map(max, self._total, held))
         return self._total
+
+    @property
+    def others(self) -> Collection[int]:
+        """Children of members that are no members: who looks again has to look at them too."""
+        return self._others.keys()
 
     def leave(self, pid: int) -> None:
         """Let a process that is found to belong elsewhere go, without taking it for dead."""

@@ -11,6 +11,7 @@ BENCHES = (
     "bench_generator",
     "bench_recorder",
     "bench_overhead",
+    "bench_day",
     "bench_nvml",
     "bench_steps",
     "bench_vcenter",

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.bench.bench_recorder import cpu_s, memory_mb
+from tests.bench.measure import exact_cpu_s, memory_mb
 from tests.nvml.build import build, environment
 
 WATCHED_S = 30.0
@@ -50,9 +50,9 @@ def cost(
             os.execv(sys.executable, [*cli, "watch", "--out", str(out), *more])
         threading.Thread(target=_drained, args=(terminal,), daemon=True).start()
         time.sleep(WARM_S)
-        start_s, begin = cpu_s(pid), time.perf_counter()
+        start_s, begin = exact_cpu_s(pid), time.perf_counter()
         time.sleep(WATCHED_S)
-        share = (cpu_s(pid) - start_s) / (time.perf_counter() - begin)
+        share = (exact_cpu_s(pid) - start_s) / (time.perf_counter() - begin)
         rss_mb, _ = memory_mb(pid)
         recording.wait()
         os.waitpid(pid, 0)

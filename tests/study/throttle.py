@@ -43,8 +43,13 @@ def slow_reads(path: Path, bytes_per_s: int) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def neighbour(processes: int) -> Iterator[list[str]]:
-    """So many processes beside it that do nothing but use their CPU."""
-    busy = [subprocess.Popen([sys.executable, "-c", _SPIN]) for _ in range(processes)]
+    """So many processes beside it that do nothing but use their CPU.
+
+    Each is a session of its own, as other people's programs are: the kernel shares CPUs out by
+    session first (``sched_autogroup``), and all of them together would weigh no more than one.
+    """
+    spin = [sys.executable, "-c", _SPIN]
+    busy = [subprocess.Popen(spin, start_new_session=True) for _ in range(processes)]
     try:
         yield []
     finally:

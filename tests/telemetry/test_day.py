@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from telemetry import health, segments
 from telemetry.clock import Clock
 from telemetry.health import HEALTH, Worker
 from telemetry.runfolder import RUN_SCHEMA, RunFolder
-from telemetry.samples import Metric, Sample, Samples, Series
+from telemetry.samples import Collector, Metric, Sample, Samples, Series
 from telemetry.segments import ROTATE_S, SUFFIX, SegmentWriter
 
 HOUR_S = 3600
@@ -106,8 +107,8 @@ def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def drive(folder: Path, hours: int) -> list[float]:
-    """Record that many hours; returns the process's memory after each."""
+def drive(folder: Path, hours: int, collector: Collector) -> list[float]:
+    """Record that many hours of ``collector``; returns the process's memory after each."""
     clock = MovedClock(offset_ns=0)
     writer = SegmentWriter(
         folder,
@@ -117,7 +118,7 @@ def drive(folder: Path, hours: int) -> list[float]:
         period_s=1 / HZ,
         slow={metric.name: 1.0 for metric in HEALTH},
     )
-    worker = Worker(collector=Two(), writer=writer, clock=clock)
+    worker = Worker(collector=collector, writer=writer, clock=clock)
     TIME.ns = 0
     assert worker.open()
     held = []
@@ -125,7 +126,7 @@ def drive(folder: Path, hours: int) -> list[float]:
         for _ in range(HOUR_S):
             for _ in range(HZ):
                 TIME.ns += 1_000_000_000 // HZ
-                worker.put(worker.collector.sample())
+                worker.put(collector.sample())
             worker.flush()
         held.append(resident_mb())
     worker.close()
@@ -148,22 +149,27 @@ def write_run(folder: RunFolder, hours: int) -> None:
     })  # fmt: skip
 
 
-def finished(folder: RunFolder) -> dict[str, object]:
+def finished(folder: RunFolder) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", ROUND, str(folder.path)], capture_output=True, text=True, check=True
     )
-    told: dict[str, object] = json.loads(done.stdout)
+    told: dict[str, Any] = json.loads(done.stdout)
     return told
 
 
-def test_a_day_stays_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def move_clocks(patch: pytest.MonkeyPatch) -> None:
+    """Let the recorder's parts go by the clock that is moved."""
     for module in (health, segments):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=TIME.monotonic))
+        patch.setattr(module, "time", SimpleNamespace(monotonic=TIME.monotonic))
+
+
+def test_a_day_stays_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    move_clocks(monkeypatch)
     told = {}
     for hours in (1, 24):
         folder = RunFolder(tmp_path / f"20261124-0200{hours:02d}-3fa9c1")
         folder.samples.mkdir(parents=True)
-        held = drive(folder.samples, hours)
+        held = drive(folder.samples, hours, Two())
         assert held[-1] - held[0] < MOST_GROWTH_MB
         files = list(folder.samples.glob(f"*{SUFFIX}"))
         assert len(files) <= hours * HOUR_S / ROTATE_S + 1
@@ -172,8 +178,8 @@ def test_a_day_stays_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         write_run(folder, hours)
         told[hours] = finished(folder)
     hour, day = told[1], told[24]
-    assert day["coverage"]["mem_used_bytes"] == pytest.approx(1.0, abs=1e-4)  # type: ignore[index]
-    assert day["total"]["cpu_user_seconds"] == pytest.approx(12 * HOUR_S, rel=1e-4)  # type: ignore[index]
-    assert day["max"]["mem_used_bytes"] == 1e12, "the spike of one sample"  # type: ignore[index]
-    assert day["report"] < 1.5 * hour["report"]  # type: ignore[operator]
-    assert day["peak_mb"] - hour["peak_mb"] < 23 * HOUR_S * HZ * 2 * 200 / 1e6  # type: ignore[operator]
+    assert day["coverage"]["mem_used_bytes"] == pytest.approx(1.0, abs=1e-4)
+    assert day["total"]["cpu_user_seconds"] == pytest.approx(12 * HOUR_S, rel=1e-4)
+    assert day["max"]["mem_used_bytes"] == 1e12, "the spike of one sample"
+    assert day["report"] < 1.5 * hour["report"]
+    assert day["peak_mb"] - hour["peak_mb"] < 23 * HOUR_S * HZ * 2 * 200 / 1e6

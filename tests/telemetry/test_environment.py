@@ -29,6 +29,9 @@ def groups(root: Path, cgroup: str, mounts: str, files: dict[str, str]) -> Path:
     return root / "proc"
 
 
+NO_DISK_LIMIT = {"read_limit_bytes_per_s": None, "write_limit_bytes_per_s": None}
+
+
 @pytest.mark.parametrize(
     ("files", "cores", "limit"),
     [
@@ -50,14 +53,25 @@ def test_limits_of_version_2(
     proc = groups(tmp_path, "0::/a/b\n", "cgroup2 {} cgroup2 rw 0 0\n", files)
     (tmp_path / "cgroup/cgroup.procs").touch()
     expected = {"version": 2, "cpu_quota_cores": cores, "memory_limit_bytes": limit}
-    assert cgroup_limits(proc) == expected
+    assert cgroup_limits(proc) == {**expected, **NO_DISK_LIMIT}
+
+
+def test_limits_of_disks_in_version_2(tmp_path: Path) -> None:
+    files = {
+        "a/b/io.max": "8:0 rbps=4194304 wbps=max riops=max wiops=120\n8:16 rbps=max wbps=9\n",
+        "a/io.max": "8:0 rbps=1048576 wbps=max riops=max wiops=max\n",
+    }
+    proc = groups(tmp_path, "0::/a/b\n", "cgroup2 {} cgroup2 rw 0 0\n", files)
+    found = cgroup_limits(proc)
+    assert (found["read_limit_bytes_per_s"], found["write_limit_bytes_per_s"]) == (1 << 20, 9)
 
 
 def test_limits_of_version_1_beside_an_idle_version_2(tmp_path: Path) -> None:
     proc = groups(
         tmp_path,
-        "4:memory:/job\n1:cpu,cpuacct:/job\n0::/\n",
+        "4:memory:/job\n1:cpu,cpuacct:/job\n2:blkio:/job\n0::/\n",
         "c {0}/cpu cgroup rw,cpu,cpuacct 0 0\nc {0}/memory cgroup rw,memory 0 0\n"
+        "c {0}/blkio cgroup rw,blkio 0 0\n"
         "c {0}/unified cgroup2 rw 0 0\n",
         {
             "cpu/job/cpu.cfs_quota_us": "25000",
@@ -65,16 +79,20 @@ def test_limits_of_version_1_beside_an_idle_version_2(tmp_path: Path) -> None:
             "cpu/cpu.cfs_quota_us": "-1",
             "memory/job/memory.limit_in_bytes": NO_LIMIT_1,
             "memory/memory.limit_in_bytes": "1073741824",
+            "blkio/job/blkio.throttle.read_bps_device": "254:0 2097152\n254:16 1048576\n",
+            "blkio/job/blkio.throttle.write_bps_device": "",
             "unified/cgroup.controllers": "",
             "unified/cpu.stat": "usage_usec 5",
         },
     )
     expected = {"version": 1, "cpu_quota_cores": 0.25, "memory_limit_bytes": 1 << 30}
-    assert cgroup_limits(proc) == expected
+    disk = {"read_limit_bytes_per_s": 1 << 20, "write_limit_bytes_per_s": None}
+    assert cgroup_limits(proc) == {**expected, **disk}
 
 
 def test_no_control_groups(tmp_path: Path) -> None:
     nothing = {"version": None, "cpu_quota_cores": None, "memory_limit_bytes": None}
+    nothing |= NO_DISK_LIMIT
     assert cgroup_limits(tmp_path) == nothing
     assert cgroup_limits(groups(tmp_path, "", "proc /proc proc rw 0 0\n", {})) == nothing
 
@@ -85,7 +103,8 @@ def test_this_machine() -> None:
     assert found["cpu_usable"] == len(os.sched_getaffinity(0)) <= found["cpu"]["count"]
     assert found["memory_total_bytes"] > 1 << 28
     assert found["kernel"] in Path("/proc/version").read_text()
-    assert set(found["cgroup"]) == {"version", "cpu_quota_cores", "memory_limit_bytes"}
+    limits = {"cpu_quota_cores", "memory_limit_bytes", *NO_DISK_LIMIT}
+    assert set(found["cgroup"]) == {"version", *limits}
 
 
 SEEN = """

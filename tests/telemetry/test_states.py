@@ -16,8 +16,8 @@ from telemetry.collectors.forest import SLOW_SHARE, Forest
 from telemetry.collectors.guest import GuestCollector
 
 STAT = (
-    "{pid} (a) b) {state} {ppid} 1 1 0 -1 {flags} 9 0 0 0 {ticks} 5 0 0 20 0 1 0 {start} 8192 3 "
-    "0 0\n"
+    "{pid} (a) b) {state} {ppid} 1 1 0 -1 {flags} 9 {reaped_faults} 0 0 {ticks} 5 {reaped_ticks} 0 "
+    "20 0 1 0 {start} 8192 3 0 0\n"
 )
 
 
@@ -25,10 +25,21 @@ USER, KERNEL = 0x00400000, 0x00200040
 """Flags of a process with a memory of its own, and of a thread of the kernel."""
 
 
-def put(proc: Path, pid: int, ppid: int, state: str, *, flags: int = USER, ticks: int = 5) -> None:
+def put(
+    proc: Path,
+    pid: int,
+    ppid: int,
+    state: str,
+    *,
+    flags: int = USER,
+    ticks: int = 5,
+    reaped: tuple[int, int] = (0, 0),
+) -> None:
+    """``reaped``: faults and ticks of children that it has waited for."""
     folder = proc / str(pid)
     folder.mkdir(parents=True, exist_ok=True)
     told = {"pid": pid, "ppid": ppid, "state": state, "flags": flags, "ticks": ticks}
+    told |= {"reaped_faults": reaped[0], "reaped_ticks": reaped[1]}
     (folder / "stat").write_text(STAT.format(**told, start=100 + pid))
     (folder / "io").write_text("rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\n"
                                "write_bytes: 0\ncancelled_write_bytes: 0\n")  # fmt: skip
@@ -70,6 +81,43 @@ def test_kernel_threads_are_asked_in_turn_and_all_of_them_when_it_counts(tmp_pat
     assert forest.scan(whole=True)[1].usage[0] - first.usage[0] == 21 * SLOW_SHARE
     shutil.rmtree(tmp_path / "10")
     assert forest.scan()[1].processes == 20
+    forest.close()
+
+
+def test_a_recorder_below_a_stage_is_not_taken_for_dead_between_two_looks_at_all(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path, 40, 1, "S")
+    put(tmp_path, 41, 40, "S", ticks=1000)
+    put(tmp_path, 42, 40, "S", ticks=70)
+    forest = Forest(str(tmp_path))
+    forest.watch("stage:x", 40)
+    forest.watch("recorder", 41)
+    states, _ = forest.scan()
+    assert states["stage:x"].usage[0] == 5 + 70
+    assert states["recorder"].usage[0] == 1000
+    forest.sample()
+    put(tmp_path, 42, 40, "X", ticks=70)  # as many faults as the recorder had: it could be either
+    for own in (6, 7, 8):
+        put(tmp_path, 40, 1, "S", ticks=own, reaped=(9, 70))
+        put(tmp_path, 41, 40, "S", ticks=1000 + own)
+        assert forest.sample()["stage:x"].usage[0] == own + 70
+    forest.close()
+
+
+def test_a_number_that_was_given_to_another_process_is_watched_as_that_one(tmp_path: Path) -> None:
+    dead, alive = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    link = tmp_path / "7"  # the second gets the number of the first
+    link.symlink_to(f"/proc/{dead.pid}")
+    forest = Forest(str(tmp_path))
+    forest.scan()
+    dead.kill()
+    dead.wait()
+    link.unlink()
+    link.symlink_to(f"/proc/{alive.pid}")
+    assert forest.watch("stage:x", 7).stat.ppid == os.getpid()
+    alive.kill()
+    alive.wait()
     forest.close()
 
 
