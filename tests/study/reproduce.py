@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,7 @@ class Trial:
     """What one ``reproduce`` answered. ``slower``: stage → its change; ``named``: → resources."""
 
     cause: str
+    done: str
     exit_code: int
     outcome: str
     runs: int
@@ -164,17 +166,18 @@ def trial(cause: Cause, profile: Path, runs: int) -> Trial:
     with cause.apply() as prefix:
         done = stagescope(*order, "--out", str(OUT), prefix=prefix, check=False)
     answer = json.loads(done.stdout)
-    one = read_trial(cause.name, done.returncode, answer, time.monotonic() - began)
+    one = read_trial(cause, done.returncode, answer, time.monotonic() - began)
     print(f"{cause.name}: {one.outcome}, {dict(one.slower)} {dict(one.named)}", flush=True)
     return one
 
 
-def read_trial(cause: str, code: int, answer: Mapping[str, Any], seconds: float) -> Trial:
+def read_trial(cause: Cause, code: int, answer: Mapping[str, Any], seconds: float) -> Trial:
     times = answer.get("times", [])
     explained = answer.get("explanations", [])
     found = [row for row in answer.get("metrics", []) if row["verdict"] in {"more", "less"}]
     return Trial(
-        cause=cause,
+        cause=cause.name,
+        done=cause.done,
         exit_code=code,
         outcome=answer["outcome"],
         runs=answer["b"]["runs"] if "b" in answer else 0,
@@ -197,12 +200,12 @@ def stagescope(
 
 
 def trials() -> list[Trial]:
+    """Those that were made, under what the causes do now."""
     file = FOLDER / "trials.jsonl"
-    return (
-        [Trial(**json.loads(line)) for line in file.read_text().splitlines()]
-        if file.exists()
-        else []
-    )
+    lines = file.read_text().splitlines() if file.exists() else []
+    told = [json.loads(line) for line in lines]
+    now = {(cause.name, cause.done) for cause in CAUSES}
+    return [Trial(**one) for one in told if (one["cause"], one.get("done")) in now]
 
 
 def keep(one: Trial) -> None:
@@ -298,7 +301,24 @@ def summary(reference: Reference, done: Sequence[Trial]) -> Iterator[str]:
         right = sum(is_right(cause, one, reference) for one in ones)
         what = "says *same*" if cause.resource is None else f"names the stage and {cause.resource}"
         if ones:
-            yield f"- {cause.done}: {what} in {right} of {len(ones)} trials"
+            sure = f"{100 * at_least(right, len(ones)):.0f} %"
+            yield (
+                f"- {cause.done}: {what} in {right} of {len(ones)} trials (with 95 % confidence in "
+                f"{sure} or more)"
+            )
+
+
+def at_least(right: int, many: int, alpha: float = 0.05) -> float:
+    """The share of right answers below which so many would come by a chance less than ``alpha``."""
+    low, high = 0.0, right / many
+    for _ in range(50):
+        share = (low + high) / 2
+        chance = sum(
+            math.comb(many, n) * share**n * (1 - share) ** (many - n)
+            for n in range(right, many + 1)
+        )
+        low, high = (share, high) if chance < alpha else (low, share)
+    return low
 
 
 def published(reference: Reference) -> Iterator[str]:
