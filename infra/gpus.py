@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from infra import nvml
@@ -23,19 +23,22 @@ class Selection:
 
 
 def choose(gpus: Sequence[nvml.Gpu], environ: Mapping[str, str] = os.environ) -> Selection:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves, each with its MIG instances.
+    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves, and of a GPU in MIG mode what is used.
 
     Read as CUDA reads it: unset means all, empty means none, entries are indices or (starts of)
-    UUIDs, and the first entry that names nothing ends the list. A MIG instance brings the GPU it
-    lies on, because power and clocks exist for that alone.
-    Source: CUDA programming guide, environment variables.
+    UUIDs, and the first entry that names nothing ends the list. A process uses one MIG instance,
+    and no other GPU beside it: where none is named, that is the first one, and all others are
+    somebody else's. Several that are named may each have a process of the run. An instance brings
+    the GPU it lies on, because power and clocks exist for that alone.
+    Source: CUDA programming guide, environment variables; MIG user guide, CUDA_VISIBLE_DEVICES.
     """
     setting = environ.get(VISIBLE)
     if setting is None:
-        return Selection(gpus=tuple(gpus))
+        return _one_instance(Selection(gpus=tuple(gpus)), ())
     if not setting.strip():
         return Selection(gpus=(), note=f'{VISIBLE}="" hides all {_wholes(gpus)} GPUs')
     chosen: dict[str, nvml.Gpu] = {}
+    meant: set[str] = set()
     notes = []
     for entry in (part.strip() for part in setting.split(",")):
         named = _named(entry, gpus)
@@ -43,11 +46,32 @@ def choose(gpus: Sequence[nvml.Gpu], environ: Mapping[str, str] = os.environ) ->
             notes.append(f"{VISIBLE}={setting}: {entry!r} names no GPU here, and ends the list")
             break
         chosen |= {gpu.entity: gpu for gpu in named}
+        if entry.startswith("MIG-"):
+            meant |= {gpu.entity for gpu in named if gpu.mig_index is not None}
         if entry.isdigit() and _order_is_doubtful(gpus, environ):
             notes.append(
                 f"CUDA may number these different GPUs otherwise than NVML: set {ORDER}={PCI_ORDER}"
             )
-    return Selection(gpus=tuple(chosen.values()), note="; ".join(dict.fromkeys(notes)) or None)
+    note = "; ".join(dict.fromkeys(notes)) or None
+    return _one_instance(Selection(gpus=tuple(chosen.values()), note=note), meant)
+
+
+def _one_instance(selection: Selection, meant: Collection[str]) -> Selection:
+    """Without what no process of this run uses where a GPU is in MIG mode."""
+    instances = [gpu for gpu in selection.gpus if gpu.mig_index is not None]
+    if meant or not instances:
+        left = tuple(g for g in selection.gpus if g.mig_index is None or g.entity in meant)
+        return replace(selection, gpus=left)
+    first = instances[0]
+    card = (gpu for gpu in selection.gpus if gpu.index == first.index and gpu.mig_index is None)
+    if len(selection.gpus) == len(left := (*card, first)):
+        return selection
+    told = (
+        f"of {len(instances)} MIG instances CUDA uses one, and no other GPU beside it: "
+        f"{first.entity} is watched; name another by its UUID in {VISIBLE}"
+    )
+    note = "; ".join(one for one in (selection.note, told) if one)
+    return Selection(gpus=left, note=note)
 
 
 def gpu_environment(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -80,6 +80,7 @@ THROTTLE_BITS = {
     "application_clocks": pynvml.nvmlClocksEventReasonApplicationsClocksSetting,
     "idle": pynvml.nvmlClocksEventReasonGpuIdle,
 }
+UNTOLD_MEMORY = "the driver does not tell the memory of each process here"
 GA100_DEVICE_IDS = 0x20
 PCIE_WINDOW_NS = 20_000_000
 """``nvmlDeviceGetPcieThroughput`` counts for 20 ms and blocks its caller for as long."""
@@ -330,9 +331,19 @@ def compute_processes(gpu: Gpu) -> Values:
     processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
     held = [process.usedGpuMemory for process in processes]
     if None in held:
-        unknown = Absent(reason="the driver does not tell the memory of each process here")
-        return float(len(held)), unknown
+        return float(len(held)), Absent(reason=UNTOLD_MEMORY)
     return float(len(held)), float(sum(held))
+
+
+def process_memory_bytes(gpu: Gpu) -> dict[int, float] | Absent:
+    """What each process that computes on the GPU holds of its memory, by the driver's number."""
+    try:
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
+    except pynvml.NVMLError as error:
+        return absent(error.value, gpu)
+    if any(one.usedGpuMemory is None for one in processes):
+        return Absent(reason=UNTOLD_MEMORY)
+    return {one.pid: float(one.usedGpuMemory) for one in processes}
 
 
 @_reader

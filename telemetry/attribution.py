@@ -101,8 +101,9 @@ def correlate(samples: SampleSet, spans: Sequence[Span]) -> Profile:
             here = entity_in(entity, span.stage)
             if here is not None:
                 row = _row(span, here, metric, points, stretches)
-                known = rows.get((here, metric.name))
-                rows[here, metric.name] = known if known and row.reason else row
+                why = rows.get((here, metric.name))
+                over = not len(points.ts_ns) or int(points.ts_ns.max()) <= span.end_ns
+                rows[here, metric.name] = why if why and row.reason and over else row
     for span, rows in zip(spans, found, strict=True):
         for name, metric in of_trees.items():
             unwatched = _empty(span, "stage", metric, "the stage's processes were not sampled")

@@ -4,10 +4,11 @@ The witnesses are the GPU's own counter (``energy_j``) and the integral of its i
 (``power_instant_w``); both have rows of their own in a profile. The rows made here say how far they
 are apart, between which bounds the energy must lie, and what remains when idle power is taken off.
 
-The bounds take nothing for granted but that the counter never falls and that a reading is at most
-``STEP_S`` old: what it read at the last sample before a moment is no more than the energy at that
-moment, and what it read at the first sample ``STEP_S`` after is no less. At 10 Hz they
-are 0.2 to 0.4 s of power apart: up to 40 % of a stage of 1 s, 4 % of one of 10 s.
+The bounds take nothing for granted but that the counter never falls and is right when it moves:
+what it read at the last sample before a moment is no more than the energy at that moment, and a
+value that it took after a sample of that moment or later is no less. For a counter that moves every
+100 ms they are, at 10 Hz, 0.2 to 0.4 s of power apart: up to 40 % of a stage of 1 s, 4 % of one of
+10 s.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 COUNTER, POWER = "energy_j", "power_instant_w"
-STEP_S = 0.1
-"""How often the counter moves on the GPUs that were looked at."""
 WHOLE = 0.99
 """Below this coverage a witness is short of the stage, and a difference says only that."""
 IDLE_S = 1.0
@@ -102,10 +101,9 @@ def energy_rows(samples: SampleSet, spans: Sequence[Span]) -> Iterator[Row]:
     """
     for one in witnesses(samples):
         idle = idle_power(one, spans)
-        step_ns = step_of(one.readings) if one.readings is not None else 0
         for span in spans:
             yield from _difference(one, span)
-            yield from _bounds(one, span, step_ns)
+            yield from _bounds(one, span)
             yield from _above_idle(one, span, idle)
 
 
@@ -172,21 +170,7 @@ def _why_not(one: Witnesses, span: Span, parts: dict[str, Share | None]) -> str:
     return ""
 
 
-def step_of(readings: Points) -> int:
-    """How old (ns) a reading of this counter can be: ``STEP_S``, or longer if it stood still.
-
-    A GPU always draws power: while the same value is read again, the reading grows old.
-    """
-    kept = np.isfinite(readings.values)
-    ts, values = readings.ts_ns[kept], readings.values[kept]
-    if len(ts) < 2:
-        return int(STEP_S * _NS)
-    first = np.flatnonzero(np.append(True, np.diff(values) != 0))
-    last = np.append(first[1:], len(ts)) - 1
-    return max(int(STEP_S * _NS), int((ts[last] - ts[first]).max()))
-
-
-def bounds(readings: Points, start_ns: int, end_ns: int, step_ns: int) -> tuple[float, float]:
+def bounds(readings: Points, start_ns: int, end_ns: int) -> tuple[float, float]:
     """The least and the most that a counter can have grown in (start_ns, end_ns].
 
     Raises ValueError where its readings do not reach over both ends, or fall in between.
@@ -194,22 +178,25 @@ def bounds(readings: Points, start_ns: int, end_ns: int, step_ns: int) -> tuple[
     kept = np.isfinite(readings.values)
     ts, values = readings.ts_ns[kept], readings.values[kept]
     before, ends = (int(np.searchsorted(ts, at, side="right")) - 1 for at in (start_ns, end_ns))
-    starts, after = (int(np.searchsorted(ts, at + step_ns)) for at in (start_ns, end_ns))
     if before < 0:
         raise ValueError("no reading of the counter before the stage began")
-    if after >= len(ts):
-        raise ValueError(f"no reading of the counter {step_ns / _NS:.3g} s after the stage ended")
+    # A value is as old as the sample before it can be, on which the counter had another one.
+    moved = np.flatnonzero(np.diff(values) != 0) + 1
+    young = np.searchsorted(ts[moved - 1], (start_ns, end_ns))
+    if int(young[1]) >= len(moved):
+        raise ValueError("the counter was not seen to move after the stage had ended")
+    starts, after = (int(at) for at in moved[young])
     if (np.diff(values[before : after + 1]) < 0).any():
         raise ValueError("the counter went backwards")
     # At the start: values[before] <= true <= values[starts]; at the end the same of ends and after.
     return max(0.0, float(values[ends] - values[starts])), float(values[after] - values[before])
 
 
-def _bounds(one: Witnesses, span: Span, step_ns: int) -> Iterator[Row]:
+def _bounds(one: Witnesses, span: Span) -> Iterator[Row]:
     why = one.reasons.get(COUNTER, "")
     if one.readings is not None:
         try:
-            low, high = bounds(one.readings, span.start_ns, span.end_ns, step_ns)
+            low, high = bounds(one.readings, span.start_ns, span.end_ns)
         except ValueError as error:
             why = str(error)
         else:
@@ -226,10 +213,11 @@ def _bounds(one: Witnesses, span: Span, step_ns: int) -> Iterator[Row]:
 def idle_power(one: Witnesses, spans: Sequence[Span]) -> Idle | str:
     """Idle power of a GPU: the least second before the first stage, or of the run; or why none.
 
-    From the counter, which misses nothing; from power where there is no counter. A second that
-    samples do not cover is no second.
+    From power where it was sampled. The counter moves in steps: of the many seconds of a run the
+    least would be one with a step too few, a tenth of the power. A second that samples do not
+    cover is no second.
     """
-    stretches = one.counter if one.counter is not None else one.power
+    stretches = one.power if one.power is not None else one.counter
     if stretches is None or not len(stretches.level):
         return next(iter(one.reasons.values()), "too few samples of the energy")
     first_ns, last_ns = int(stretches.start_ns[0]), int(stretches.end_ns[-1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -174,12 +175,18 @@ class Worker:
             with self._lock:
                 rows, self._waiting = self._waiting, []
                 fresh, self._undeclared = self._undeclared, []
+            fresh += self._ended()
             rows += self._told()
             try:
                 self.writer.declare(fresh)
                 self.writer.write(rows)
             except OSError as error:
                 self._lose_rows(len(rows), error.strerror or str(error))
+
+    def _ended(self) -> list[Series]:
+        """Series of which the collector has learnt that no sample will come any more, and why."""
+        ended: deque[Series] = getattr(self.collector, "ended", deque())
+        return [ended.popleft() for _ in range(len(ended))]
 
     def _told(self) -> list[Sample]:
         now_s = time.monotonic()

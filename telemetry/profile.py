@@ -263,7 +263,7 @@ class _Summary:
     figure: Figure
 
 
-_DISK, _NET, _GPU = r"disk:(.+)", r"net:(?!lo$)(.+)", r"gpu:(\d+)"
+_DISK, _NET, _GPU = r"disk:(.+)", r"net:(?!lo$)(.+)", r"gpu:(\d+(?:/mig:\d+)?)"
 _VM, _ESXI = r"vm:.+@[^@/]+", r"esxi:[^/]+"
 _VM_PART, _ESXI_GPU = r"vm:.+@[^@/]+/([^@]+)", r"esxi:[^/]+/gpu:(.+)"
 _SUMMARY = (

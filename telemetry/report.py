@@ -129,7 +129,11 @@ def _body(
     extent = extent_of(run, stages, index)
     no_gpu = why_no_gpu(run, index)
     run_seconds = (extent[1] - extent[0]) / 1e9 if run.get("ended_ns") else None
-    missing = [(one.entity, one.metric.name, one.reason) for one in index.absent]
+    missing = [
+        (one.entity, one.metric.name, one.reason)
+        for one in index.absent
+        if (one.entity, one.metric.name) not in index  # else it was lost on the way: stages say so
+    ]
     bodies = {
         "overview": [
             overview(stages, extent, run_seconds, _columns(index, seen, no_gpu)),

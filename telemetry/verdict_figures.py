@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from telemetry.contention import Flag
 from telemetry.profile import Profile, Row
 from telemetry.verdict_thresholds import limit
+from telemetry.vm_entity import parsed
 
 CPU, READY = "cpu_busy_seconds", "process_ready_count"
 DISK_WAITS = "process_waiting_for_disk_count"
@@ -71,11 +72,22 @@ class Figures:
 
     @classmethod
     def of(cls, profile: Profile, stage: Mapping[str, Any], flags: Sequence[Flag]) -> Figures:
+        """Of all VMs that were watched its own alone: others hold back their own stages."""
+        own = (profile.hypervisor or {}).get("vm")
+
+        def is_foreign(entity: str) -> bool:
+            vm = parsed(entity).vm
+            return vm is not None and own is not None and vm != own
+
         return cls(
             stage=stage["name"],
             seconds=(stage["end_ns"] - stage["start_ns"]) / 1e9,
-            rows={(row.entity, row.metric): row for row in profile.of(stage["name"])},
-            flags=flags,
+            rows={
+                (row.entity, row.metric): row
+                for row in profile.of(stage["name"])
+                if not is_foreign(row.entity)
+            },
+            flags=[flag for flag in flags if not is_foreign(flag["entity"])],
             told=stage,
         )
 
@@ -151,7 +163,10 @@ class Figures:
         """The busiest GPU: by this run's processes, else by GPM, else by kernels being there."""
         best: Evidence | None = None
         entities = sorted({entity for entity, _ in self.rows if entity.startswith("gpu:")})
+        shared = {entity.partition("/")[0] for entity in entities if "/" in entity}
         for entity in entities:
+            if entity in shared:  # a card, whose other instances may be anybody's
+                continue
             for metric, says in (
                 ("gpu_run_sm_percent", "time in which this run's processes worked on the GPU"),
                 ("gpm_graphics_util_percent", "time in which anybody's work was on the GPU"),

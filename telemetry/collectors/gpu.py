@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -19,7 +19,13 @@ from infra import nvml
 from infra.gpus import choose, why_none
 from infra.nvml_fields import FieldReader, together
 from telemetry.clock import Clock
-from telemetry.collectors.gpu_buffers import PROCESS_S, LevelSource, ProcessSource
+from telemetry.collectors.gpu_buffers import (
+    PROCESS_S,
+    Kin,
+    LevelSource,
+    ProcessSource,
+    RunMemorySource,
+)
 from telemetry.collectors.gpu_gpm import PERIOD_S as GPM_PERIOD_S
 from telemetry.collectors.gpu_gpm import GpmSource
 from telemetry.collectors.gpu_metrics import (
@@ -29,6 +35,7 @@ from telemetry.collectors.gpu_metrics import (
     POWER_BUFFER,
     PROCESS_USES,
     QUESTIONS,
+    RUN_HELD,
     UP,
     Question,
 )
@@ -66,6 +73,8 @@ class GpuCollector:
     root: int = field(default_factory=os.getppid)
     """The process whose descendants are this run: whoever started the recorder."""
     losses: list[str] = field(default_factory=list)
+    ended: deque[Series] = field(default_factory=deque, repr=False)
+    """Series that had values and have none any more, with the reason; whoever writes takes them."""
     _plans: dict[str, list[_Plan]] = field(default_factory=dict, repr=False)
     _up: dict[str, Series] = field(default_factory=dict, repr=False)
     _blocking: deque[_Plan] = field(default_factory=deque, repr=False)
@@ -74,6 +83,7 @@ class GpuCollector:
     slow_periods: dict[str, float] = field(default_factory=dict)
     """Periods (s) of what has another pace than the collector, by metric or by series."""
     _told: set[str] = field(default_factory=set, repr=False)
+    _present: list[Series] = field(default_factory=list, repr=False)
     _started: bool = field(default=False, repr=False)
 
     def open(self) -> Sequence[Series]:
@@ -85,16 +95,19 @@ class GpuCollector:
         listed = nvml.list_gpus()
         if isinstance(listed, nvml.Absent):
             return _all_absent(NO_GPU, listed.reason)
+        self._kin = Kin(root=self.root)
         selection = choose(listed)
         if not selection.gpus:
             return _all_absent(NO_GPU, why_none(listed, selection))
         self.slow_periods |= dict.fromkeys((m.name for m in GPM_METRICS), GPM_PERIOD_S)
-        self.slow_periods |= dict.fromkeys((m.name for m in PROCESS_USES), PROCESS_S)
+        self.slow_periods |= dict.fromkeys((m.name for m in (*PROCESS_USES, RUN_HELD)), PROCESS_S)
         for gpu in selection.gpus:  # First of all: the other questions fill the time of a pair.
             if gpu.reason is None:
                 self._gpm.append(self._begin_gpm(gpu))
         found = [series for gpu in selection.gpus for series in self._open_gpu(gpu)]
-        return [*found, *(series for source in self._gpm for series in self._decide_gpm(source))]
+        found += [series for source in self._gpm for series in self._decide_gpm(source)]
+        self._present += [one for one in found if one.reason is None and one.metric is not UP]
+        return found
 
     def _begin_gpm(self, gpu: nvml.Gpu) -> GpmSource:
         source = GpmSource(gpu=gpu, clock=self.clock, tick_s=self.period_s, lose=self._lose)
@@ -118,6 +131,10 @@ class GpuCollector:
         sources = self._sources[gpu.entity] = []
         buffered = [] if gpu.mig_index is not None else self._open_buffers(gpu, sources)
         found += buffered
+        memory = RunMemorySource(gpu=gpu, clock=self.clock, lose=self._lose, kin=self._kin)
+        found.append(memory.open())
+        if found[-1].reason is None:
+            sources.append(memory)
         told = {series.metric for series in buffered}
         for question in QUESTIONS:
             if not told.issuperset(question.metrics) and _is_asked(gpu, question):
@@ -141,7 +158,7 @@ class GpuCollector:
         for metric in wanted:
             sources.append(levels[metric])
             self.slow_periods[f"{gpu.entity} {metric.name}"] = levels[metric].period_s
-        processes = ProcessSource(gpu=gpu, clock=self.clock, lose=self._lose, root=self.root)
+        processes = ProcessSource(gpu=gpu, clock=self.clock, lose=self._lose, kin=self._kin)
         uses = processes.open()
         if any(series.reason is None for series in uses):
             sources.append(processes)
@@ -199,6 +216,9 @@ class GpuCollector:
             self._told.add(what)
             when = datetime.fromtimestamp(ts_ns / 1e9, UTC).isoformat(timespec="seconds")
             self.losses.append(f"{what} at {when}: {why.reason}")
+            gone = [one for one in self._present if one.entity == series.entity]
+            reason = f"since {when}: {why.reason}"
+            self.ended += [replace(one, reason=reason) for one in (gone if why.lost else [series])]
 
     def close(self) -> None:
         """Give NVML back. The same collector can be opened again."""
@@ -206,7 +226,7 @@ class GpuCollector:
             source.close()
         for kept in (
             self._plans, self._up, self._blocking, self._told,
-            self._sources, self._gpm, self.slow_periods,
+            self._sources, self._gpm, self.slow_periods, self._present,
         ):  # fmt: skip
             kept.clear()
         if self._started:

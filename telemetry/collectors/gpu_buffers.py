@@ -15,7 +15,7 @@ from infra import nvml
 from infra.nvml_buffers import Buffer, Kept, Used, kept, step_us, used
 from telemetry.clock import Clock
 from telemetry.collectors.gpu_gpm import Lose
-from telemetry.collectors.gpu_metrics import ALL_MEM, ALL_SM, RUN_MEM, RUN_SM
+from telemetry.collectors.gpu_metrics import ALL_MEM, ALL_SM, RUN_HELD, RUN_MEM, RUN_SM
 from telemetry.samples import Metric, Sample, Series
 
 DRAIN_S = 0.5
@@ -105,20 +105,73 @@ def placed(
 
 
 @dataclass(kw_only=True)
+class Kin:
+    """Which processes are this run's: ``root`` and its descendants."""
+
+    root: int
+    proc: Path = Path("/proc")
+    _known: dict[int, bool | None] = field(default_factory=dict, repr=False)
+
+    def has(self, pid: int) -> bool | None:
+        """Whether a process is the run's or descends from it; None where it cannot be seen.
+
+        Told once for each: a process that ends, or whose parent does, stays what it was.
+        """
+        if self._known.get(pid) is None:
+            self._known[pid] = descends(pid, self.root, self.proc)
+        return self._known[pid]
+
+    def why_not(self) -> str | None:
+        """Why the driver's process numbers cannot be matched here; None where they can."""
+        return namespace_why(self.proc)
+
+
+@dataclass(kw_only=True)
+class RunMemorySource:
+    """What the processes of this run hold of the memory of one GPU or MIG instance."""
+
+    gpu: nvml.Gpu
+    clock: Clock
+    lose: Lose
+    kin: Kin
+    _series: Series = field(init=False, repr=False)
+    _due_ns: int = field(default=0, repr=False)
+
+    def open(self) -> Series:
+        """Ask once, to know whether the driver tells."""
+        found = nvml.process_memory_bytes(self.gpu)
+        why = found.reason if isinstance(found, nvml.Absent) else self.kin.why_not()
+        self._series = Series(entity=self.gpu.entity, metric=RUN_HELD, reason=why)
+        return self._series
+
+    def sample(self, last: bool = False) -> Sequence[Sample]:
+        """The sum, once a second; none where a process on the GPU has ended or cannot be seen."""
+        ts_ns = self.clock.now_ns()
+        if ts_ns < self._due_ns and not last:
+            return ()
+        self._due_ns = ts_ns + int(EARLY * PROCESS_S * _NS)
+        held = nvml.process_memory_bytes(self.gpu)
+        if isinstance(held, nvml.Absent):
+            self.lose(self.gpu, self._series, held, ts_ns)
+            return ()
+        ours = {pid: self.kin.has(pid) for pid in held}
+        if None in ours.values():
+            return ()
+        return [Sample(ts_ns, self._series, sum(held[pid] for pid, own in ours.items() if own))]
+
+
+@dataclass(kw_only=True)
 class ProcessSource:
     """What the processes on one GPU used of it: all together, and those of this run.
 
-    ``root``: the process whose descendants are this run. A window is from question to question; a
-    process without a sample in it did nothing on the GPU.
+    A window is from question to question; a process without a sample in it did nothing on the GPU.
     """
 
     gpu: nvml.Gpu
     clock: Clock
     lose: Lose
-    root: int
-    proc: Path = Path("/proc")
+    kin: Kin
     _series: dict[Metric, Series] = field(default_factory=dict, repr=False)
-    _ours: dict[int, bool | None] = field(default_factory=dict, repr=False)
     _seen_us: int = field(default=0, repr=False)
     _since_ns: int = field(default=0, repr=False)
 
@@ -128,7 +181,7 @@ class ProcessSource:
         why = found.reason if isinstance(found, nvml.Absent) else None
         self._see(found)
         self._since_ns = self.clock.now_ns()
-        whose = why or namespace_why(self.proc)
+        whose = why or self.kin.why_not()
         self._series = {
             metric: Series(entity=self.gpu.entity, metric=metric, reason=reason)
             for metric, reason in ((ALL_SM, why), (ALL_MEM, why), (RUN_SM, whose), (RUN_MEM, whose))
@@ -161,7 +214,7 @@ class ProcessSource:
         sums = {ALL_SM: sum(sm for sm, _ in use.values()), ALL_MEM: sum(m for _, m in use.values())}
         if self._series[RUN_SM].reason is not None:
             return sums
-        ours = {pid: self._is_ours(pid) for pid in use}
+        ours = {pid: self.kin.has(pid) for pid in use}
         strangers = [pid for pid, known in ours.items() if known is None]
         if strangers:
             why = f"process {strangers[0]} is on the GPU and not to be seen here"
@@ -169,15 +222,6 @@ class ProcessSource:
             return sums
         mine = [use[pid] for pid, known in ours.items() if known]
         return sums | {RUN_SM: sum(sm for sm, _ in mine), RUN_MEM: sum(m for _, m in mine)}
-
-    def _is_ours(self, pid: int) -> bool | None:
-        """Whether a process is the run's or descends from it; None where it cannot be seen.
-
-        Told once for each: a process that ends, or whose parent does, stays what it was.
-        """
-        if self._ours.get(pid) is None:
-            self._ours[pid] = descends(pid, self.root, self.proc)
-        return self._ours[pid]
 
 
 def means(samples: Sequence[Used]) -> dict[int, tuple[float, float]]:

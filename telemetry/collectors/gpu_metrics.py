@@ -194,7 +194,8 @@ LEVELS: Mapping[Metric, nvml_buffers.Buffer] = {
 
 
 def _gpm(name: str, unit: str, meaning: str) -> Metric:
-    return _metric(f"gpm_{name}", unit, meaning, GPM, kind="window")
+    integral = "B" if unit == "B/s" else None
+    return _metric(f"gpm_{name}", unit, meaning, GPM, kind="window", integral=integral)
 
 
 GPM_METRICS: Mapping[Metric, nvml_gpm.Counter] = {
@@ -263,6 +264,12 @@ RUN_MEM = _metric(
     kind="window",
 )
 PROCESS_USES = (ALL_SM, ALL_MEM, RUN_SM, RUN_MEM)
+RUN_HELD = _metric(
+    "gpu_run_mem_bytes",
+    "B",
+    "memory that this run's processes hold together",
+    f"{PROCESSES}, once a second",
+)
 
 METRICS = (
     UP,
@@ -270,9 +277,11 @@ METRICS = (
     POWER_BUFFER,
     *GPM_METRICS,
     *PROCESS_USES,
+    RUN_HELD,
 )
 OF_INSTANCES = (
     *(metric for question in QUESTIONS if question.of_instances for metric in question.metrics),
     *GPM_METRICS,
+    RUN_HELD,
 )
 """What a MIG instance has of its own, ``UP`` apart."""

@@ -50,10 +50,12 @@ def test_visible_devices_are_read_as_cuda_reads_them(
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        (None, ["gpu:0", "gpu:0/mig:0", "gpu:0/mig:1", "gpu:1"]),
+        (None, ["gpu:0", "gpu:0/mig:0"]),
         ("MIG-01ff-9", ["gpu:0", "gpu:0/mig:1"]),
         ("MIG-00,MIG-01", ["gpu:0", "gpu:0/mig:0", "gpu:0/mig:1"]),
-        ("0", ["gpu:0", "gpu:0/mig:0", "gpu:0/mig:1"]),
+        ("0", ["gpu:0", "gpu:0/mig:0"]),
+        ("1,0", ["gpu:0", "gpu:0/mig:0"]),
+        ("0,MIG-01", ["gpu:0", "gpu:0/mig:1"]),
         ("1", ["gpu:1"]),
         ("MIG-0", []),
         ("1,MIG-00", ["gpu:1", "gpu:0", "gpu:0/mig:0"]),
@@ -88,6 +90,9 @@ def test_notes_say_what_was_not_understood_or_is_doubtful() -> None:
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in (choose(mixed, by_index).note or "")
     assert choose(mixed, by_index | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}).note is None
     assert choose(mixed, {"CUDA_VISIBLE_DEVICES": "GPU-1"}).note is None
+    assert "of 2 MIG instances CUDA uses one" in (choose(WITH_MIG, {}).note or "")
+    assert choose(WITH_MIG, {"CUDA_VISIBLE_DEVICES": "MIG-00,MIG-01"}).note is None
+    assert choose([_gpu(0), _gpu(0, 0)], {}).note is None
 
 
 ENVIRONMENT = (

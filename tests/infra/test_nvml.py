@@ -157,7 +157,7 @@ def test_a_field_value_fails_alone(ask: Ask) -> None:
 def test_fields_that_are_asked_together_keep_their_order_units_and_reasons(ask: Ask) -> None:
     code = """
 readers = (nvml_fields.THROTTLED_SECONDS, nvml_fields.POWER_AVERAGE_W, nvml_fields.POWER_INSTANT_W)
-tell(plain(nvml_fields.together(readers)(gpus[0])))
+tell(plain(nvml_fields.together(readers)(gpus[1])))
 """
     power, heat, average, instant = ask(code, "fail=field75:3")
     assert power > 0

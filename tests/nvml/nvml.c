@@ -19,7 +19,7 @@
  *   util=50             GPU utilization, percent; memory utilization is half of it
  *   throttle=0          bit mask of the clock event reasons; known_throttle=0x1ff
  *   temperature=55
- *   processes=PID:BYTES,...   compute processes of every GPU; BYTES -1: not told
+ *   processes=PID:BYTES,...   compute processes of every GPU; BYTES -1: not told; PID self: as below
  *   pcie_rx_kb=1000;pcie_tx_kb=500;pcie_ms=20    PCIe rates, and how long a question blocks
  *   gpm=1               0: the driver says that this GPU has no GPM; it has none before Hopper, nor in
  *                       a vGPU guest but with gpm_vgpu=1. "gpm10:3" in fail= fails one GPM metric
@@ -465,8 +465,9 @@ unsigned int nvmlDeviceGetComputeRunningProcesses_v3(const device_t *device, uns
     unsigned int found = 0, room = *count;
     ENTER(device);
     for (const char *at = text("processes"); at && *at && *at != ';'; found++) {
-        char *end;
-        unsigned long pid = strtoul(at, &end, 10);
+        int self = !strncmp(at, "self", 4);
+        char *end = (char *)at + 4;
+        unsigned long pid = self ? (unsigned long)getpid() : strtoul(at, &end, 10);
         long long bytes = strtoll(end + 1, &end, 10);
         if (out && found < room)
             out[found] = (process_t){ (unsigned int)pid, (unsigned long long)bytes, ~0u, ~0u };

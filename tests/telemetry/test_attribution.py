@@ -470,3 +470,23 @@ def test_an_hour_of_150_series_takes_under_three_seconds() -> None:
     assert time.process_time() - started < 3.0
     assert len(profile.rows) == 900
     assert min(row.coverage for row in profile.rows) > 0.999
+
+
+def test_of_a_series_that_was_lost_on_the_way_later_stages_have_the_reason() -> None:
+    """The reason is known from then on; what came before had samples, and says its own."""
+    metric = make_metric("power_w", "gauge", "W")
+    raw = [(round(t * 1e8), None, 5.0) for t in range(100)]  # 10 s of them
+    lost = Series(entity="gpu:0", metric=metric, reason="since then: the GPU is lost")
+    samples = make_samples({("gpu:0", metric): raw}, absent=[lost])
+    spans = [
+        Span(stage=name, start_ns=round(a * 1e9), end_ns=round(b * 1e9))
+        for name, a, b in (("empty", 2, 2), ("whole", 2, 8), ("part", 8, 14), ("late", 14, 20))
+    ]
+    profile = correlate(samples, spans)
+    rows = {span.stage: profile.find(span.stage, "gpu:0", "power_w") for span in spans}
+    assert all(rows.values())
+    assert rows["late"].reason == lost.reason  # type: ignore[union-attr]
+    assert rows["empty"].reason == "the stage has no duration"  # type: ignore[union-attr]
+    assert rows["whole"].reason is None  # type: ignore[union-attr]
+    assert rows["part"].reason is None  # type: ignore[union-attr]
+    assert 0.25 < rows["part"].coverage < 0.4  # type: ignore[union-attr]

@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetry.attribution import correlate
+from telemetry.collectors.gpu_metrics import GPM_METRICS
 from telemetry.data_moved import ON_CPU, UNTOLD_COPIES, UNTOLD_EPOCHS, data_moved
 from telemetry.profile import Profile, Row
+from telemetry.runfolder import Span
+from telemetry.samples import Metric
+from tests.telemetry.oracle import Raw, make_samples
 
 START_NS = 1_795_485_600_000_000_000
 ROWS = (
@@ -103,6 +108,23 @@ def test_bytes_per_epoch_times_the_epochs_is_what_was_read(
         entry["bytes_per_epoch"]
     )
     assert (entry["growth_ratio"], entry["reason"]) == (2.5, None)
+
+
+def test_what_the_bus_carried_is_the_integral_of_its_windows() -> None:
+    end_ns = START_NS + 10**10
+    told = {metric.name: metric for metric in GPM_METRICS}
+    windows: dict[tuple[str, Metric], list[Raw]] = {}
+    for way, rate in (("rx", 3e9), ("tx", 5e8)):
+        ends = range(START_NS + 200_000_000, end_ns + 400_000_000, 200_000_000)
+        windows["gpu:0", told[f"gpm_pcie_{way}_bytes_per_s"]] = [
+            (ts, ts - 200_000_000, rate) for ts in ends
+        ]
+    span = Span(stage="training", start_ns=START_NS, end_ns=end_ns)
+    (entry,) = data_moved(correlate(make_samples(windows, period_s=0.2), [span]), run())
+    sources = by_source(entry)
+    for way, rate in (("rx", 3e9), ("tx", 5e8)):
+        one = sources[f"gpu:0 gpm_pcie_{way}_bytes_per_s"]
+        assert (one["bytes"], one["reason"]) == (pytest.approx(10 * rate), None)
 
 
 def test_a_stage_without_passes_or_growth_says_so() -> None:

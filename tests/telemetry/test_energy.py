@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry.attribution import correlate
-from telemetry.energy import METRICS, STEP_S, energy_rows, step_of
+from telemetry.energy import METRICS, energy_rows
 from telemetry.profile import Profile, Row
 from telemetry.runfolder import Span
 from telemetry.samples import Series
 from telemetry.segments import SampleSet
-from telemetry.series import SeriesIndex
 from tests.telemetry.oracle import Raw, make_metric, make_samples
 
 NS = 1_000_000_000
@@ -49,7 +48,7 @@ def _wave(
 
 
 def _samples(
-    energy: Energy, length_s: float, *, step_s: float = STEP_S, period_s: float = 0.1,
+    energy: Energy, length_s: float, *, step_s: float = 0.1, period_s: float = 0.1,
     phase_s: float = 0.03, factor: float = 1.0,
 ) -> SampleSet:  # fmt: skip
     """A counter that moves every ``step_s``, and power (times ``factor``) at the same moments."""
@@ -104,8 +103,8 @@ def test_the_difference_is_that_of_the_profiles_own_rows() -> None:
     start_s=st.floats(0.3, 20),
     length_s=st.floats(0.01, 12),
     phase_s=st.floats(0, 0.099),
-    step_s=st.sampled_from([0.02, 0.1]),
-    period_s=st.sampled_from([0.05, 0.1]),
+    step_s=st.sampled_from([0.02, 0.1, 0.15, 0.2]),
+    period_s=st.sampled_from([0.05, 0.1, 0.1013]),
 )
 def test_the_true_energy_lies_between_the_bounds(
     start_s: float, length_s: float, phase_s: float, step_s: float, period_s: float
@@ -119,7 +118,9 @@ def test_the_true_energy_lies_between_the_bounds(
     true = energy(start_s + length_s) - energy(start_s)
     low, high = _mean(rows, "energy_low_j"), _mean(rows, "energy_high_j")
     assert low - 1e-3 <= true <= high + 1e-3
-    assert high - low <= 0.4001 * 400  # four steps at the most power that there is
+    in_step = period_s in {0.05, 0.1} and step_s in {0.02, 0.1}
+    most_s = 0.4001 if in_step else 4 * (period_s + step_s)
+    assert high - low <= most_s * 400  # at the most power that there is
 
 
 def test_the_bounds_are_wide_on_a_short_stage_and_narrow_on_a_long_one() -> None:
@@ -134,19 +135,41 @@ def test_the_bounds_are_wide_on_a_short_stage_and_narrow_on_a_long_one() -> None
 
 
 def test_a_counter_that_moves_rarely_widens_the_bounds() -> None:
-    samples = _samples(_wave(), 34, step_s=1.0)
-    assert step_of(SeriesIndex(samples).points("gpu:0", "energy_j")) == pytest.approx(
-        0.9 * NS, rel=0.02
-    )
-    rows = _rows(samples, [_span(5.5, 9.5)])
+    rows = _rows(_samples(_wave(), 34, step_s=1.0), [_span(5.5, 9.5)])
     true = _wave()(9.5) - _wave()(5.5)
-    assert _mean(rows, "energy_low_j") <= true <= _mean(rows, "energy_high_j")
+    low, high = _mean(rows, "energy_low_j"), _mean(rows, "energy_high_j")
+    assert low <= true <= high
+    assert 2 * 100 < high - low < 4 * 400
+
+
+def test_a_time_without_readings_widens_the_bounds_of_its_own_stage_alone() -> None:
+    full = _samples(_wave(), 34).table.to_pylist()
+    kept = [
+        (row["ts_ns"], None, row["value"])
+        for row in full
+        if row["metric"] == "energy_j" and not 12.5 * NS < row["ts_ns"] - EPOCH_NS < 15.5 * NS
+    ]
+    spans = [_span(5, 8, "before"), _span(10, 14, "within"), _span(20, 23, "after")]
+    rows = _rows(make_samples({("gpu:0", ENERGY): kept}), spans)
+    widths = {
+        span.stage: _mean(rows, "energy_high_j", span.stage)
+        - _mean(rows, "energy_low_j", span.stage)
+        for span in spans
+    }
+    assert max(widths["before"], widths["after"]) < 0.4001 * 400
+    assert widths["within"] > 2 * 200
+
+
+def test_idle_power_is_no_less_for_a_counter_that_is_out_of_step_with_the_ticks() -> None:
+    still = _wave(from_s=290)
+    rows = _rows(_samples(still, 300, period_s=0.1013), [_span(291, 299)])
+    assert _mean(rows, "power_idle_before_w") == pytest.approx(100, abs=0.5)
 
 
 def test_bounds_need_readings_beyond_both_ends_and_a_counter_that_grows() -> None:
     energy = _wave()
     late = _rows(_samples(energy, 10), [_span(3, 9.95)])["train", "energy_high_j"]
-    assert "after the stage ended" in (late.reason or "")
+    assert "after the stage had ended" in (late.reason or "")
     early = _rows(_samples(energy, 10, phase_s=0.5), [_span(0.2, 4)])["train", "energy_low_j"]
     assert "before the stage began" in (early.reason or "")
     back = _samples(lambda t: energy(t) - (500 if t > 5 else 0), 10)

@@ -45,8 +45,9 @@ for step in range(steps):
     time.sleep(max(0.0, begin + (step + 1) * collector.period_s - time.monotonic()))
 periods = dict(collector.slow_periods)
 collector.close()
+ended = [[s.entity, s.metric.name, s.reason] for s in collector.ended]
 print(json.dumps({"opened": opened, "samples": samples, "losses": collector.losses,
-                  "periods": periods}))
+                  "periods": periods, "ended": ended}))
 """
 
 
@@ -58,6 +59,7 @@ class Watched:
     rounds: list[list[Any]]
     losses: list[str]
     periods: Mapping[str, float]
+    ended: list[list[str]]
 
     @property
     def values(self) -> Mapping[tuple[str, str], list[tuple[float, float]]]:
@@ -71,6 +73,7 @@ class Watched:
 
 
 Watch = Callable[..., Watched]
+BOTH_INSTANCES = "MIG-000000b0,MIG-000000b1"
 
 
 @pytest.fixture(scope="session")
@@ -81,10 +84,15 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def watch(library: Path, tmp_path: Path) -> Watch:
     def run(
-        scenario: str = "", steps: int = 4, edits: Mapping[int, str] = {}, folder: Path = library
+        scenario: str = "",
+        steps: int = 4,
+        edits: Mapping[int, str] = {},
+        folder: Path = library,
+        visible: str | None = None,
     ) -> Watched:
         env = environment(folder, scenario, tmp_path / "control")
         env |= {"STEPS": str(steps), "EDITS": json.dumps(edits)}
+        env |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
         said = run_with(env, PROGRAM)
         reasons = {(entity, metric): reason for entity, metric, reason in said["opened"]}
         assert len(reasons) == len(said["opened"])
@@ -93,6 +101,7 @@ def watch(library: Path, tmp_path: Path) -> Watch:
             rounds=said["samples"],
             losses=said["losses"],
             periods=said["periods"],
+            ended=said["ended"],
         )
 
     return run
@@ -200,6 +209,9 @@ def test_a_gpu_lost_mid_run_stops_alone_and_comes_back(watch: Watch) -> None:
     assert len(seen.values["gpu:0", "energy_j"]) == 12
     assert len(seen.losses) == 1
     assert seen.losses[0].startswith("gpu:1 (GPU-000000a1-0000-4000-8000-000000000001) at 19")
+    assert {entity for entity, _, _ in seen.ended} == {"gpu:1"}
+    assert {metric for _, metric, _ in seen.ended} == seen.present("gpu:1") - {"gpu_up"}
+    assert all("since 19" in reason and "lost" in reason for _, _, reason in seen.ended)
     assert "lost" in seen.losses[0]
 
 
@@ -233,11 +245,14 @@ def test_a_call_that_fails_mid_run_fails_alone_and_is_told_once(watch: Watch) ->
     assert {value for _, value in seen.values["gpu:0", "gpu_up"]} == {1.0}
     assert len(seen.losses) == 1
     assert "gpu:0 gpu_temperature_c" in seen.losses[0]
+    ((*what, why),) = seen.ended
+    assert what == ["gpu:0", "gpu_temperature_c"]
+    assert "unknown error" in why
 
 
 @pytest.mark.needs("gcc")
 def test_under_mig_the_card_has_power_and_each_instance_its_memory(watch: Watch) -> None:
-    seen = watch("gpus=1;mig=1;processes=42:1048576")
+    seen = watch("gpus=1;mig=1;processes=42:1048576", visible=BOTH_INSTANCES)
     absent = {metric for (_, metric), reason in seen.reasons.items() if reason}
     absent_of_card = {m for (e, m), reason in seen.reasons.items() if reason and e == "gpu:0"}
     assert absent == absent_of_card
@@ -248,6 +263,12 @@ def test_under_mig_the_card_has_power_and_each_instance_its_memory(watch: Watch)
     assert "energy_j" in seen.present("gpu:0")
     assert seen.values["gpu:0/mig:0", "gpu_mem_total_bytes"][0][1] == 40 * (1 << 30)
     assert seen.values["gpu:0/mig:0", "gpu_process_mem_bytes"][0][1] == 1048576
+
+
+@pytest.mark.needs("gcc")
+def test_of_instances_that_nobody_named_the_first_is_this_runs(watch: Watch) -> None:
+    seen = watch("gpus=2;mig=1")
+    assert {entity for entity, _ in seen.reasons} == {"gpu:0", "gpu:0/mig:0"}
 
 
 @pytest.mark.needs("gcc")
@@ -302,7 +323,7 @@ def test_gpm_windows_touch_one_another_and_hold_the_truth(watch: Watch) -> None:
 
 @pytest.mark.needs("gcc")
 def test_each_mig_instance_has_gpm_windows_of_its_own(watch: Watch) -> None:
-    seen = watch("gpus=1;mig=1;gpm_swing=0", steps=5)
+    seen = watch("gpus=1;mig=1;gpm_swing=0", steps=5, visible=BOTH_INSTANCES)
     for slot, percent in ((0, 60), (1, 70)):
         values = seen.values[f"gpu:0/mig:{slot}", "gpm_sm_util_percent"]
         assert values
@@ -374,6 +395,20 @@ def test_the_runs_processes_are_told_from_others(watch: Watch) -> None:
     assert next(v for _, v in seen.values["gpu:0", "gpu_processes_mem_percent"]) == 15
     assert next(v for _, v in seen.values["gpu:0", "gpu_run_sm_percent"]) == 30
     assert next(v for _, v in seen.values["gpu:0", "gpu_run_mem_percent"]) == 10
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.skipif(namespace_why(Path("/proc")) is not None, reason="in a container of its own")
+def test_the_runs_memory_is_told_from_that_of_others(watch: Watch) -> None:
+    seen = watch("gpus=1;processes=self:3000000,1:5000000", steps=13)
+    held = seen.values["gpu:0", "gpu_run_mem_bytes"]
+    assert {value for _, value in held} == {3_000_000}
+    assert 2 <= len(held) <= 3, "once a second, and at the end"
+    assert seen.values["gpu:0", "gpu_process_mem_bytes"][0][1] == 8_000_000
+    untold = watch("gpus=1;processes=self:-1")
+    assert "does not tell the memory" in (untold.reasons["gpu:0", "gpu_run_mem_bytes"] or "")
+    unseen = watch("gpus=1;processes=self:3000000,3999999:5", steps=3)
+    assert not unseen.values["gpu:0", "gpu_run_mem_bytes"]
 
 
 @pytest.mark.needs("gcc")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,14 @@ def test_the_hypervisors_flags_are_contention_where_there_was_work() -> None:
     assert judged(QUIET | ONE_THREAD, contention=[{**flag, "stage": "t"}])["rule"] == "cpu-one"
 
 
+def test_another_vm_that_is_watched_holds_back_its_own_stages_alone() -> None:
+    flag = {"stage": "s", "entity": "vm:other@esx-1", "metric": "vm_cpu_ready_percent",
+            "figure": "mean", "value": 12.0, "threshold": 5.0, "unit": "%", "source": "thumb",
+            "sentence": "other: cpu ready 12 % on average during s"}  # fmt: skip
+    assert judged(QUIET | ONE_THREAD, vm="ml", contention=[flag])["rule"] == "cpu-one"
+    assert judged(QUIET | ONE_THREAD, vm="other", contention=[flag])["rule"] == "hypervisor"
+
+
 # --- what is missing ------------------------------------------------------------------------------
 
 
@@ -233,7 +242,10 @@ def test_devices_and_virtual_disks_are_summed() -> None:
             rows.append(Row(stage="s", entity=f"vm:ml@esx-1/{disk}", metric=metric, unit="B/s",
                             kind="window", mean=3e6, p50=3e6, p95=3e6, max=3e6, total=3e7,
                             coverage=0.9))  # fmt: skip
-    io = verdicts(Profile(rows=tuple(rows)), a_run())[0]["io"]
+    for name in ("vm_disk_read_bytes_per_s", "vm_disk_write_bytes_per_s"):
+        rows.append(replace(rows[-1], entity="vm:other@esx-1/scsi0:0", metric=name))
+    profile = Profile(rows=tuple(rows), hypervisor={"vm": "ml"})
+    io = verdicts(profile, a_run())[0]["io"]
     names = {one["name"]: one for one in io["witnesses"]}
     assert (names["guest device"]["read_bytes"], names["guest device"]["write_bytes"]) == (2e7, 4e7)
     assert (names["hypervisor"]["read_bytes"], names["hypervisor"]["reason"]) == (6e7, None)
