@@ -56,11 +56,16 @@ def compare(  # noqa: PLR0917 - click passes them by name
     At least three runs a side tell noise from change; five find a stage that is 5 % slower where it
     varies by 1 %. Ends with 0 whatever it finds (see reproduce).
     """
+    from pipeline.reproduce import published_defaults
     from telemetry.compare import compare as compare_profiles
 
+    _check_page(html)
     sides = _side(a, out), _side(b, out)
-    comparison = compare_profiles(sides[0][0], sides[1][0], tolerance=tolerance / 100)
-    _show(comparison, html, [folders for _, folders in sides], as_json)
+    comparison = compare_profiles(
+        sides[0][0], sides[1][0], tolerance=tolerance / 100, defaults=published_defaults()
+    )
+    _tell(comparison, as_json)
+    _write_page(comparison, html, [folders for _, folders in sides], as_json)
 
 
 @click.command(
@@ -116,8 +121,11 @@ def reproduce(  # noqa: PLR0917 - click passes them by name
     made): whatever goes wrong is never taken for a difference. It runs the recipe or command that
     the file holds, and says which: read a file that is not yours first.
     """
-    with _never_taken_for_a_difference(as_json):
-        sys.exit(_reproduce(profile, runs, warm_up, have, overrides, tolerance, html, out, as_json))
+    done: list[RunFolder] = []
+    with _never_taken_for_a_difference(as_json, done):
+        sys.exit(
+            _reproduce(profile, runs, warm_up, have, overrides, tolerance, html, out, as_json, done)
+        )
 
 
 def _reproduce(  # noqa: PLR0917 - as click passes them
@@ -130,8 +138,9 @@ def _reproduce(  # noqa: PLR0917 - as click passes them
     html: Path | None,
     out: Path,
     as_json: bool,
+    done: list[RunFolder],
 ) -> int:
-    from pipeline.reproduce import Again, announced, earlier, foreign, ready
+    from pipeline.reproduce import Again, announced, earlier, foreign, published_defaults, ready
     from telemetry.compare import compare as compare_profiles
     from telemetry.publish import reference_of
     from telemetry.reference import read_reference
@@ -142,6 +151,7 @@ def _reproduce(  # noqa: PLR0917 - as click passes them
             f"{profile} is {what}: name a published profile's file, as `stagescope profile "
             "publish` writes it"
         )
+    _check_page(html)
     reference = read_reference(profile)
     console = make_console(stderr=True)
 
@@ -153,16 +163,22 @@ def _reproduce(  # noqa: PLR0917 - as click passes them
     for line in (*announced(reference, runs, warm_up, len(had)), foreign(reference, out)):
         if line:
             say(line)
-    again = Again(once=once, runs=runs, warm_up=warm_up, had=had)
+    again = Again(once=once, runs=runs, warm_up=warm_up, had=had, done=done)
     try:
         folders = again.execute(say)
+        measured = reference_of("this machine", folders)
+        comparison = compare_profiles(
+            reference, measured, tolerance=tolerance / 100, defaults=published_defaults()
+        )
     except BaseException:
-        if again.done:
-            say(_kept(again.done, profile, out))
+        if done:
+            say(_kept(done, profile, out))
         raise
-    measured = reference_of("this machine", folders)
-    comparison = compare_profiles(reference, measured, tolerance=tolerance / 100)
-    _show(comparison, html, [[], folders], as_json)
+    _tell(comparison, as_json)
+    try:
+        _write_page(comparison, html, [[], folders], as_json)
+    except OSError as error:  # the outcome stands, and has been told
+        say(f"{html} was not written: {error.strerror or error}; {_kept(folders, profile, out)}")
     return EXIT[comparison.outcome]
 
 
@@ -177,9 +193,16 @@ def _kept(done: Sequence[RunFolder], profile: Path, out: Path) -> str:
 
 
 @contextlib.contextmanager
-def _never_taken_for_a_difference(as_json: bool) -> Iterator[None]:
-    """What goes wrong ends with 2: click and Python would end with 1, which means "differs"."""
+def _never_taken_for_a_difference(as_json: bool, done: Sequence[RunFolder]) -> Iterator[None]:
+    """What goes wrong ends with 2: click and Python would end with 1, which means "differs".
+
+    ``done``: with any run that is whole, a document is told too, if one was asked for.
+    """
     from telemetry.compare import SCHEMA
+
+    def unsure(why: str) -> None:
+        if as_json:
+            click.echo(json.dumps({"schema": SCHEMA, "outcome": "unsure", "open": [why]}))
 
     try:
         yield
@@ -189,15 +212,17 @@ def _never_taken_for_a_difference(as_json: bool) -> Iterator[None]:
         FileNotFoundError,
         PermissionError,
         NotADirectoryError,
-    ):
+    ) as error:
+        if done:
+            unsure(str(error))
         raise  # a mistake of the caller's: said in a sentence, and 2 as well
     except OSError as error:
-        if as_json:
-            click.echo(json.dumps({"schema": SCHEMA, "outcome": "unsure", "open": [str(error)]}))
+        unsure(str(error))
         click.echo(f"outcome: could not tell: {error}", err=True)
         sys.exit(EXIT["unsure"])
-    except Exception:  # noqa: BLE001 - a fault of the program's own must not pass for an outcome
+    except Exception as error:  # noqa: BLE001 - a fault of the program's own is no outcome
         traceback.print_exc()
+        unsure(f"a fault of stagescope itself: {type(error).__name__}: {error}")
         click.echo("outcome: could not tell: a fault of stagescope itself (above)", err=True)
         sys.exit(EXIT["unsure"])
 
@@ -217,22 +242,31 @@ def _side(text: str, out: Path) -> tuple[Reference, Sequence[RunFolder]]:
     return reference_of(name, folders), folders
 
 
-def _show(
-    comparison: Comparison, html: Path | None, folders: Sequence[Sequence[RunFolder]], as_json: bool
-) -> None:
+def _check_page(html: Path | None) -> None:
+    """Raises ValueError, before anything is spent, where the page could not be written."""
+    if html is not None and not html.parent.is_dir():
+        raise ValueError(f"--html {html}: there is no folder {html.parent}; make it first")
+
+
+def _tell(comparison: Comparison, as_json: bool) -> None:
     from pipeline.show_compare import show_comparison
-    from telemetry.runfolder import write_atomically
 
-    if html is not None:
-        from telemetry.compare_page import render, timeline
-
-        page = render(comparison, [timeline(one) for one in folders])
-        write_atomically(html, page)
     if as_json:
         click.echo(json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
         return
     show_comparison(make_console(), comparison)
-    if html is not None:
+
+
+def _write_page(
+    comparison: Comparison, html: Path | None, folders: Sequence[Sequence[RunFolder]], as_json: bool
+) -> None:
+    from telemetry.compare_page import render, timeline
+    from telemetry.runfolder import write_atomically
+
+    if html is None:
+        return
+    write_atomically(html, render(comparison, [timeline(one) for one in folders]))
+    if not as_json:
         click.echo(html)
 
 

@@ -8,10 +8,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe import Recipe
+from pipeline.recipe import Protocol, Recipe
 from telemetry.pseudonyms import Pseudonyms
 from telemetry.publish import VERSION, reference_of
 from telemetry.published_recipe import is_same_recipe, published_recipe
@@ -42,7 +43,7 @@ class Again:
 
     def execute(self, say: Callable[[str], None]) -> list[RunFolder]:
         """Run it ``warm_up`` times uncounted, then until there are ``runs``. Raises RunFailed."""
-        self.done = list(self.had[: self.runs])
+        self.done += self.had[: self.runs]
         for _ in range(0 if self.had else self.warm_up):
             say("warm-up, not counted")
             self._once(say)
@@ -78,7 +79,7 @@ def earlier(reference: Reference, folders: Sequence[RunFolder]) -> list[RunFolde
             one = reference_of(folder.path.name, [folder])
         except RunFailed as failed:
             raise ValueError(f"--have: {failed}") from failed
-        if why := is_same_recipe(reference.recipe, one.recipe, reference.stagescope, VERSION):
+        if why := _other_recipe(reference, one.recipe):
             raise ValueError(
                 f"--have: run {one.name} is of another recipe than {reference.name}: {why}"
             )
@@ -88,6 +89,24 @@ def earlier(reference: Reference, folders: Sequence[RunFolder]) -> list[RunFolde
                 "that a reproduction made, or those of `run --fresh`"
             )
     return list(folders)
+
+
+def published_defaults() -> dict[str, Any]:
+    """A recipe that says nothing but what it must, as it is published, and without that."""
+    least = Recipe(name="defaults", protocol=Protocol(folds=(date(2018, 4, 8),)))
+    recipe = _published(least.model_dump(mode="json"))
+    del recipe["name"], recipe["protocol"]["folds"]
+    return recipe
+
+
+def _published(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return published_recipe({"recipe": recipe, "stages": []}, Pseudonyms({}))
+
+
+def _other_recipe(reference: Reference, recipe: Mapping[str, Any]) -> str | None:
+    """By what a recipe of this version is another one than the reference's; None if it is not."""
+    versions = (reference.stagescope, VERSION)
+    return is_same_recipe(reference.recipe, recipe, *versions, published_defaults())
 
 
 def announced(reference: Reference, runs: int, warm_up: int, had: int) -> list[str]:
@@ -126,8 +145,8 @@ def foreign(reference: Reference, out: Path) -> str | None:
             continue
         if "seed" not in recipe:
             continue
-        theirs = published_recipe({"recipe": recipe, "stages": []}, Pseudonyms({}))
-        if is_same_recipe(reference.recipe, theirs, reference.stagescope, VERSION):
+        theirs = _published(recipe)
+        if _other_recipe(reference, theirs):
             return (
                 f"note: {out} also has runs of another recipe ({folder.path.name}), and their "
                 "champion may be the one that is compared with and served: an empty folder "
@@ -169,10 +188,7 @@ def _of_recipe(
             ) from error
     if planned.problems:
         raise ValueError(planned.sentence())
-    again = published_recipe(
-        {"recipe": planned.recipe.model_dump(mode="json"), "stages": []}, Pseudonyms({})
-    )
-    if why := is_same_recipe(reference.recipe, again, reference.stagescope, ""):
+    if why := _other_recipe(reference, _published(planned.recipe.model_dump(mode="json"))):
         raise ValueError(f"the recipe of {reference.name} is read otherwise here: {why}")
     return lambda: _run(planned.recipe, out, note)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -96,8 +96,12 @@ _GRAINS = {
     "°C": 1.0,
 }
 """Amounts of a stage that nobody would look at, by unit: fifty clock ticks, a thousand pages …"""
-_OWN = re.compile(r"stage|app|data|gpu:.+")
-"""Whose metrics can make the outcome "differs": what others share is evidence only."""
+_OWN = re.compile(
+    r"(stage|app|data) .+"
+    r"|gpu:[^ ]+ (?!gpu_(temperature|clock|throttle|processes|process_mem|mem_reserved|mem_free)).+"
+)
+"""Entities and metrics that can make the outcome "differs": what others share, or the room and the
+driver make, is evidence only."""
 
 
 def rule_of(entry: Entry) -> Rule:
@@ -151,7 +155,7 @@ class Compared:
 
     @property
     def decides(self) -> bool:
-        return self.is_time or _OWN.fullmatch(self.entity) is not None
+        return self.is_time or _OWN.fullmatch(f"{self.entity} {self.metric}") is not None
 
     def to_json(self) -> dict[str, Any]:
         fields = asdict(self)
@@ -262,9 +266,19 @@ def _side(one: Reference) -> dict[str, Any]:
     return {"name": one.name, "runs": one.runs, "recipe_digest": one.recipe_digest}
 
 
-def compare(a: Reference, b: Reference, *, tolerance: float = TOLERANCE) -> Comparison:
-    """Compare B with A. Raises ValueError for different recipes, with the keys that differ."""
-    if why := is_same_recipe(a.recipe, b.recipe, a.stagescope, b.stagescope):
+def compare(
+    a: Reference,
+    b: Reference,
+    *,
+    tolerance: float = TOLERANCE,
+    defaults: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Compare B with A. Raises ValueError for different recipes, with the keys that differ.
+
+    ``defaults``: a published recipe of defaults alone, which is what a version of StageScope did
+    that did not have a key yet.
+    """
+    if why := is_same_recipe(a.recipe, b.recipe, a.stagescope, b.stagescope, defaults or {}):
         raise ValueError(
             f"{a.name} and {b.name} are of different recipes and say nothing of each other: {why}"
         )

@@ -24,7 +24,7 @@ _ENTITIES = re.compile(
 )
 """Whose figures are published: not the recorder's own, nor those of processes all together."""
 _FOREIGN = re.compile(r"recorder|runner|collector:|processes|fs:|net:lo")
-_PEAKS = re.compile(r"(gpu_)?mem_(rss|used)_bytes|gpu_temperature_c|gpu_process_mem_bytes")
+_PEAKS = re.compile(r"(gpu_)?mem_(rss|used)_bytes|gpu_temperature_c|gpu_(run|process)_mem_bytes")
 _NEVER = re.compile(r"clock_.*|.*_total_bytes|mem_peak_rss_bytes|.*_estimate|cpu_count")
 """Constants, clocks, estimates, and a running maximum that is read once a second."""
 _BEFORE = re.compile(r"machine mem_.*|cgroup cgroup_mem_.*|vm:[^ ]+ vm_mem_(consumed|active)_bytes")
@@ -90,6 +90,7 @@ class _Run:
         profile = Profile.from_json(document)
         self.keep = keep_names
         self._pseudonyms = Pseudonyms(names_of(self.record, profile.hypervisor))
+        self._gpus = _gpu_places(self.record)
         self.recipe = published_recipe(self.record, self._pseudonyms)
         self.environment = self._environment(profile.hypervisor or {})
         self.stages = {
@@ -106,11 +107,15 @@ class _Run:
         placement["vms"] = placement.get("vms") or seen.get("vms")
         told = {key: placement[key] for key in _OF_PLACEMENT if placement.get(key)}
         told = {**(self.record.get("environment") or {}), **({"placement": told} if told else {})}
+        if gpus := (told.get("gpu") or {}).get("gpus"):
+            placed = [{**one, "entity": self._gpus[one["entity"]]} for one in gpus]
+            told["gpu"] = {**told["gpu"], "gpus": [_without_index(one) for one in placed]}
         told.pop("host", None) if not self.keep else None
         return dict(told if self.keep else self._pseudonyms.data(told))
 
     def entity(self, row: Row) -> str:
-        return row.entity if self.keep else self._pseudonyms.entity(row.entity)
+        entity = self._gpus.get(row.entity, row.entity)
+        return entity if self.keep else self._pseudonyms.entity(entity)
 
     def reason(self, row: Row) -> str:
         return str(row.reason) if self.keep else self._pseudonyms.text(str(row.reason))
@@ -123,6 +128,26 @@ class _Run:
                     value = getattr(row, figure)
                     if value is not None:
                         yield row, self.entity(row), figure, digits(value)
+
+
+def _gpu_places(record: Mapping[str, Any]) -> dict[str, str]:
+    """GPUs and MIG instances of a run by their place among its own, as its programs number them.
+
+    The driver's numbers are the machine's: a scheduler gives one run ``gpu:5``, the next ``gpu:2``.
+    """
+    listed = ((record.get("environment") or {}).get("gpu") or {}).get("gpus") or ()
+    places: dict[str, str] = {}
+    for entity in (one["entity"] for one in listed):
+        card, _, slot = entity.partition("/")
+        whole = places.setdefault(card, f"gpu:{sum('/' not in one for one in places)}")
+        if slot:
+            before = sum(one.startswith(f"{card}/") for one in places)
+            places[entity] = f"{whole}/mig:{before}"
+    return places
+
+
+def _without_index(gpu: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in gpu.items() if key != "index"}
 
 
 def _figures(row: Row) -> Iterator[str]:

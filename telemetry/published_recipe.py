@@ -60,19 +60,25 @@ def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
 
 
 def is_same_recipe(
-    a: Mapping[str, Any], b: Mapping[str, Any], version_a: str, version_b: str
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    version_a: str,
+    version_b: str,
+    defaults: Mapping[str, Any],
 ) -> str | None:
     """None, or by what two published recipes differ.
 
-    A key that one version of StageScope does not have yet is no difference.
+    A key that one of two versions of StageScope does not have yet is no difference where the other
+    has it at its default: what the older one did is what the default says.
     """
     if digest_of(a) == digest_of(b):
         return None
-    one, two = dict(_leaves(a)), dict(_leaves(b))
-    both = one.keys() & two.keys()
-    grown = version_a != version_b and "recorded" not in a and len(both) > len(one) / 2
-    if grown and all(one[key] == two[key] for key in both):
-        return None
+    one, two, usual = (dict(_leaves(data)) for data in (a, b, defaults))
+    if version_a != version_b and "recorded" not in a:
+        grown = {key: value for key, value in {**one, **two}.items() if key not in one.keys() & two}
+        same = all(one[key] == two[key] for key in one.keys() & two)
+        if same and all(key in usual and usual[key] == value for key, value in grown.items()):
+            return None
     return recipe_difference(a, b)
 
 

@@ -17,8 +17,9 @@ from click.testing import CliRunner, Result
 from pipeline.cli_compare import COMMANDS
 from pipeline.cli_options import SentenceGroup
 from pipeline.cli_profile import profile
-from pipeline.reproduce import foreign
+from pipeline.reproduce import foreign, published_defaults
 from telemetry.publish import reference_of
+from telemetry.published_recipe import is_same_recipe
 from tests.telemetry.reference_runs import RECIPE, made_run
 
 WORK = """
@@ -164,6 +165,21 @@ def test_runs_that_fail_are_no_difference_and_what_was_done_is_told(
     assert all((tmp_path / "runs" / name).is_dir() for name in kept[1].split(","))
 
 
+def test_a_page_that_cannot_be_written_loses_no_outcome(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("telemetry.compare_page.render", full)
+    done = call("reproduce", str(published), "--out", str(tmp_path), "--runs", "2", "--warm-up",
+                "0", "--html", str(tmp_path / "x.html"), "--json")  # fmt: skip
+    said = json.loads(done.stdout)
+    assert done.exit_code == {"same": 0, "differs": 1, "unsure": 2}[said["outcome"]]
+    assert said["b"]["runs"] == 2
+    assert "x.html was not written: No space left on device" in done.stderr
+
+
 @pytest.mark.parametrize("error", [OSError("no space left"), RuntimeError("a bug")])
 def test_whatever_goes_wrong_is_never_taken_for_a_difference(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -185,6 +201,20 @@ def test_publishing_says_where_the_runs_vary_too_much(tmp_path: Path) -> None:
         done = call("profile", "publish", *runs, "--name", "x", "--file", file)
         assert done.exit_code == 0, done.output
         assert ("even the same again could not be told" in done.output) is told
+
+
+def test_a_key_of_a_newer_version_is_no_difference_at_its_default_alone() -> None:
+    new = published_defaults()
+    assert new["model"]["epochs"]
+    old = json.loads(json.dumps(new))
+    del old["model"]["epochs"]
+    assert is_same_recipe(old, new, "0.1", "0.2", new) is None
+    assert is_same_recipe(new, old, "0.2", "0.1", new) is None
+    other = {**new, "model": {**new["model"], "epochs": 99}}
+    assert "model.epochs is None and 99" in (is_same_recipe(old, other, "0.1", "0.2", new) or "")
+    assert is_same_recipe(old, new, "0.2", "0.2", new)
+    gone = {**new, "model": {**new["model"], "removed": 1}}
+    assert is_same_recipe(gone, new, "0.1", "0.2", new)
 
 
 def test_a_champion_of_another_recipe_is_told_of(tmp_path: Path) -> None:
@@ -224,6 +254,8 @@ def test_profile_of_a_run_is_printed_as_before(tmp_path: Path) -> None:
         (("reproduce", "{file}", "--have", "{other}"), "is of another recipe than x: seed"),
         (("reproduce", "{file}"), "the recipe in it cannot be run:\n  - protocol: missing"),
         (("reproduce", "{file}", "--set", "seed=3"), "reproduced as it is"),
+        (("reproduce", "{file}", "--html", "no/x.html"), "there is no folder no; make it first"),
+        (("compare", "{0}", "{1}", "--html", "no/x.html"), "there is no folder no; make it first"),
     ],
 )
 def test_a_mistake_is_a_sentence_and_exit_code_2(

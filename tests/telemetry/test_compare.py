@@ -55,6 +55,48 @@ def test_a_slower_stage_is_found_with_its_interval(tmp_path: Path) -> None:
     assert "training is 5.0 % slower" in got.explanations[0].sentence.lower()
 
 
+def of_gpu(metric: str, unit: str, mean: float) -> Row:
+    return Row(stage="training", entity="gpu:0", metric=metric, unit=unit, kind="gauge", mean=mean,
+               p50=mean, p95=mean, max=mean, coverage=1.0)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "values", "outcome"),
+    [
+        ("gpu_temperature_c", "°C", (45.0, 52.0), "same"),
+        ("gpu_clock_sm_mhz", "MHz", (1755.0, 1400.0), "same"),
+        ("gpu_mem_reserved_bytes", "B", (5e8, 9e8), "same"),
+        ("power_instant_w", "W", (300.0, 360.0), "differs"),
+        ("gpu_run_sm_percent", "%", (90.0, 60.0), "differs"),
+    ],
+)
+def test_what_the_room_or_the_driver_make_of_a_gpu_is_evidence_only(
+    tmp_path: Path, metric: str, unit: str, values: tuple[float, float], outcome: str
+) -> None:
+    sides = [
+        side(tmp_path, name, rows=[of_gpu(metric, unit, value)])
+        for name, value in zip("ab", values, strict=True)
+    ]
+    got = compare(*sides)
+    assert {row.metric for row in got.found} == {metric}
+    assert got.outcome == outcome
+
+
+def test_gpus_are_compared_by_their_place_in_the_run(tmp_path: Path) -> None:
+    """A scheduler gives one run gpu:5, the other gpu:2, and of a MIG card another slot."""
+
+    def one(name: str, card: int, slot: int, percent: float) -> Reference:
+        entities = (f"gpu:{card}", f"gpu:{card}/mig:{slot}")
+        rows = [replace(of_gpu("gpu_run_sm_percent", "%", percent), entity=e) for e in entities]
+        gpus = [{"entity": entity, "index": card, "name": "H100"} for entity in entities]
+        environment = {**ENVIRONMENT, "gpu": {"gpus": gpus, "reason": None}}
+        return side(tmp_path, name, rows=rows, environment=environment)
+
+    got = compare(one("a", 5, 3, 90.0), one("b", 2, 0, 60.0))
+    assert [row.entity for row in got.found] == ["gpu:0", "gpu:0/mig:0"]
+    assert got.environment == ()
+
+
 def test_a_faster_one_is_the_same_turned_round(tmp_path: Path) -> None:
     got = compare(side(tmp_path, "b", training=10.5), side(tmp_path, "a"))
     assert got.times[1].verdict == "faster"
