@@ -25,6 +25,8 @@ from typing import Any
 
 from telemetry.runfolder import write_atomically
 
+STORE = ".stagescope"
+"""Folder of the store beside the runs."""
 _CHUNK_BYTES = 1 << 20
 
 
@@ -132,10 +134,17 @@ class Store:
     def drop_scratch(self, run_id: str) -> None:
         shutil.rmtree(self.root / "tmp" / run_id, ignore_errors=True)
 
+    def has_lock(self, name: str) -> bool:
+        """Whether the named lock was ever held."""
+        return self._lock(name).exists()
+
+    def _lock(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.lock"
+
     @contextlib.contextmanager
     def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
         """Hold the named lock; yields False at once if ``wait`` is false and it is held."""
-        path = self.root / "locks" / f"{name}.lock"
+        path = self._lock(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             try:

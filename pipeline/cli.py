@@ -185,8 +185,8 @@ def record(
 @out_option
 def sync(run: str | None, out: Path) -> None:
     """Send to MLflow what an absent server missed, of RUN or of all runs."""
+    from pipeline.artifact import STORE
     from pipeline.recipe import Tracking as TrackingSettings
-    from pipeline.runner import STORE
     from pipeline.tracking import Tracking, TrackingAway
     from telemetry.runfolder import find_run, list_runs
 

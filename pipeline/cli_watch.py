@@ -57,7 +57,7 @@ def watch(  # noqa: PLR0917 - click passes them by name
     process may have started the run, and looking on costs that one nothing. Ends with the run.
     """
     with contextlib.ExitStack() as stack:
-        endpoint = _endpoint(place, stack)
+        endpoint = _endpoint(place, every_s, stack)
         seen: set[str] = set()
         while True:
             folder = _waited_for(out, seen) if follow and run is None else _chosen(run, out)
@@ -68,6 +68,8 @@ def watch(  # noqa: PLR0917 - click passes them by name
                 if not follow:
                     raise
                 click.echo(f"{folder.path.name}: {gone}", err=True)
+                if endpoint is not None:
+                    endpoint.show(None)
             if not follow:
                 break
             run = None
@@ -75,12 +77,12 @@ def watch(  # noqa: PLR0917 - click passes them by name
             time.sleep(LINGER_S)
 
 
-def _endpoint(place: str | None, stack: contextlib.ExitStack) -> Endpoint | None:
+def _endpoint(place: str | None, every_s: float, stack: contextlib.ExitStack) -> Endpoint | None:
     if place is None:
         return None
-    from telemetry.exporter import endpoint_at
+    from telemetry.exporter import QUIET_S, endpoint_at
 
-    endpoint = stack.enter_context(endpoint_at(place))
+    endpoint = stack.enter_context(endpoint_at(place, max(QUIET_S, 3 * every_s)))
     click.echo(f"metrics: {endpoint.address}", err=True)
     return endpoint
 
@@ -127,9 +129,12 @@ def _chosen(run: str | None, out: Path) -> RunFolder:
 
 
 def _going(out: Path) -> list[RunFolder]:
+    """Runs whose record says that they go on, and whose process is there."""
+    from pipeline.leftovers import is_dead
     from telemetry.runfolder import list_runs
 
-    return [one for one in list_runs(out) if one.read()["status"] == "running"]
+    going = [one for one in list_runs(out) if one.read()["status"] == "running"]
+    return [one for one in going if not is_dead(one, out)]
 
 
 def _waited_for(out: Path, seen: set[str]) -> RunFolder:

@@ -8,10 +8,10 @@ import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pipeline.artifact import Store
+from pipeline.artifact import STORE, Store
 from pipeline.hypervisor import fetch_windows
 from telemetry.finish import finish
-from telemetry.runfolder import RunFolder, killed, list_runs
+from telemetry.runfolder import RunFolder, is_abandoned, killed, list_runs
 
 
 def recover_dead_runs(out: Path, store: Store, note: Callable[[str], None]) -> None:
@@ -27,6 +27,16 @@ def recover_dead_runs(out: Path, store: Store, note: Callable[[str], None]) -> N
             if dead and folder.read()["status"] == "running":
                 _end(folder, store, note)
                 note(f"run {record['run_id']} was killed: its finished stages are used again")
+
+
+def is_dead(folder: RunFolder, out: Path) -> bool:
+    """Whether nobody holds a run any more; False where nobody ever held it, as in a replay."""
+    record, store = folder.read(), Store(out.resolve() / STORE)
+    name = f"run-{record['run_id']}"
+    if not store.has_lock(name):
+        return is_abandoned(folder)
+    with store.locked(name, wait=False) as free:
+        return free
 
 
 def _end(folder: RunFolder, store: Store, note: Callable[[str], None]) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.artifact import Artifact, Store
+from pipeline.artifact import STORE, Artifact, Store
 from pipeline.keys import stage_key
 from pipeline.recipe import Recipe, RecipeError, read_recipe
-from pipeline.runner import STORE
 from pipeline.stages import build_stages
 
 _CONNECT_S = 3.0

@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifact import Store
-from pipeline.runner import STORE
+from pipeline.artifact import STORE, Store
 from telemetry.runfolder import LATEST, list_runs, point_latest_at
 
 

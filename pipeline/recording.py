@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline.artifact import STORE
 from pipeline.plan import vcenter_problems
 from pipeline.recipe import RecipeError, read_recipe, telemetry_settings
 from pipeline.recipe import Tracking as TrackingSettings
-from pipeline.runner import STORE
 from pipeline.tracking import Tracking, TrackingAway
 from telemetry.finish import finish
 from telemetry.record import record_command

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from infra.placement import find_placement
 from infra.process import adopt_orphans
 from pipeline.artifact import (
+    STORE,
     Artifact,
     Manifest,
     Store,
@@ -35,8 +36,6 @@ from telemetry.finish import finish
 from telemetry.recording import Recording
 from telemetry.runfolder import RunFolder, new_run_id, point_latest_at
 from telemetry.session import new_record
-
-STORE = ".stagescope"
 
 
 class Listener(Protocol):

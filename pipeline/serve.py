@@ -11,9 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from pipeline.artifact import Artifact
+from pipeline.artifact import STORE, Artifact
 from pipeline.recipe import Recipe
-from pipeline.runner import STORE
 from pipeline.tracking import Champion, Tracking, TrackingAway
 from telemetry.runfolder import RunFolder
 

@@ -9,13 +9,14 @@ nothing. All times are the original ones.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -203,7 +204,7 @@ class _State:
 
     def __init__(self, folder: RunFolder, fields: dict[str, Any]) -> None:
         self._path = folder.path / "tracking.json"
-        self.fields = {"runs": {}, "models": {}, "done": [], **fields}
+        self.fields = {"runs": {}, "models": {}, "done": [], "digests": {}, **fields}
 
     @classmethod
     def of(cls, folder: RunFolder) -> _State:
@@ -277,7 +278,9 @@ class _Sender:
         """The MLflow run of this stage (the parent for ''): noted, else found by tag, else made."""
         if stage not in self._state.fields["runs"]:
             run_id = self._record["run_id"]
-            query = f"tags.`{RUN_TAG}` = '{run_id}' and tags.`{STAGE_TAG}` = '{stage or '-'}'"
+            query = (
+                f"tags.`{RUN_TAG}` = '{run_id}' and tags.`{STAGE_TAG}` = {_quoted(stage or '-')}"
+            )
             found = self._client.search_runs([self._experiment_id], query, max_results=1)
             made = found or [
                 self._client.create_run(
@@ -351,25 +354,42 @@ class _Sender:
     def _telemetry(self, parent: str) -> None:
         from telemetry.hypervisor import joined
         from telemetry.profile import SUMMARY_LIMIT, Profile, summary
-        from telemetry.series import stage_series
+        from telemetry.series import SeriesIndex, stage_series
 
-        profile = Profile.from_json(json.loads(self._folder.profile_json.read_text()))
-        samples, _ = joined(self._folder, self._record)
-        own = {stage["name"]: len(_own_figures(stage)) for stage in self._record["stages"]}
-        for span in self._folder.spans():
-            run = self._state.fields["runs"][span.stage]
-            figures = partial(summary, profile, span.stage, SUMMARY_LIMIT - own[span.stage])
-            self._once(f"profile:{span.stage}", partial(self._figures, run, figures, span.end_ns))
-            series = partial(stage_series, samples, span)
-            self._once(f"series:{span.stage}", partial(self._series, run, series))
-        for path in (
+        text = self._folder.profile_json.read_bytes()
+        files = (
             self._folder.profile_json,
             self._folder.profile_parquet,
             self._folder.report_html,
-        ):
+        )
+        spans = self._folder.spans()
+        steps = {f"{what}:{span.stage}" for what in ("profile", "series") for span in spans}
+        steps |= {f"artifact:{path.name}" for path in files}
+        self._forget_if_changed("profile", text, steps)
+        if steps <= set(self._state.fields["done"]):
+            return
+        profile = Profile.from_json(json.loads(text))
+        samples, _ = joined(self._folder, self._record)
+        index = SeriesIndex(samples)
+        own = {stage["name"]: len(_own_figures(stage)) for stage in self._record["stages"]}
+        for span in spans:
+            run = self._state.fields["runs"][span.stage]
+            figures = partial(summary, profile, span.stage, SUMMARY_LIMIT - own[span.stage])
+            self._once(f"profile:{span.stage}", partial(self._figures, run, figures, span.end_ns))
+            series = partial(stage_series, samples, span, index)
+            self._once(f"series:{span.stage}", partial(self._series, run, series))
+        for path in files:
             self._once(
                 f"artifact:{path.name}", partial(self._client.log_artifact, parent, str(path))
             )
+
+    def _forget_if_changed(self, what: str, text: bytes, steps: Set[str]) -> None:
+        """What was made anew since it was sent (windows that came late) is sent anew."""
+        digest, told = hashlib.sha256(text).hexdigest(), self._state.fields["digests"]
+        if told.get(what, digest) != digest:
+            done = self._state.fields["done"]
+            self._state.fields["done"] = [one for one in done if one not in steps]
+        told[what] = digest
 
     def _figures(self, run: str, figures: Callable[[], Mapping[str, float]], ts_ns: int) -> None:
         self._metrics(run, figures(), ts_ns)
@@ -403,6 +423,11 @@ class _Sender:
 
     def _end(self, run: str, status: str, end_ns: int) -> None:
         self._client.set_terminated(run, _STATUS[status], end_ns // 1_000_000)
+
+
+def _quoted(text: str) -> str:
+    """A string of MLflow's search language, which knows no escape, but both kinds of quotes."""
+    return f'"{text}"' if "'" in text else f"'{text}'"
 
 
 def _own_figures(stage: Mapping[str, Any]) -> dict[str, float]:

@@ -7,6 +7,7 @@ that comes late loses nothing. A series that is not measured is not there; it is
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 
@@ -17,40 +18,48 @@ from prometheus_client.registry import Collector
 from telemetry.watch import MAIN, Main, Snapshot
 
 PREFIX = "stagescope"
+QUIET_S = 30.0
+"""Twice as long as Prometheus takes to ask again, as Debian sets it up."""
 
 
 class LiveCollector(Collector):
-    """What a scrape gets: the last snapshot that was shown to it."""
+    """What a scrape gets: the last snapshot that was shown to it.
 
-    def __init__(self) -> None:
+    ``quiet_s``: after so long without another its series are told no more: the run has ended, or
+    nobody samples it. What is known of the run itself stays.
+    """
+
+    def __init__(self, quiet_s: float) -> None:
+        self._quiet_s = quiet_s
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
+        self._shown_s = 0.0
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, snapshot: Snapshot | None) -> None:
         with self._lock:
-            self._snapshot = snapshot
+            self._snapshot, self._shown_s = snapshot, time.monotonic()
 
     def collect(self) -> Iterable[Metric]:
         with self._lock:
-            snapshot = self._snapshot
+            snapshot, age_s = self._snapshot, time.monotonic() - self._shown_s
         if snapshot is None:
             return []
-        return [*_of_run(snapshot), *_of_series(snapshot)]
+        return [*_of_run(snapshot), *(_of_series(snapshot) if age_s <= self._quiet_s else ())]
 
 
 class Endpoint:
     """The collector behind prometheus_client's own HTTP server; ``with`` starts and ends it."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, quiet_s: float) -> None:
         self._host, self._port = host, port
-        self._collector = LiveCollector()
+        self._collector = LiveCollector(quiet_s)
 
     @property
     def address(self) -> str:
         return f"http://{self._host}:{self._server.server_port}/metrics"
 
-    def show(self, snapshot: Snapshot) -> None:
-        """Let the next scrape have this."""
+    def show(self, snapshot: Snapshot | None) -> None:
+        """Let the next scrape have this; None: nothing, for nobody knows how it goes."""
         self._collector.show(snapshot)
 
     def __enter__(self) -> Endpoint:
@@ -70,12 +79,12 @@ class Endpoint:
         self._thread.join()
 
 
-def endpoint_at(place: str) -> Endpoint:
+def endpoint_at(place: str, quiet_s: float = QUIET_S) -> Endpoint:
     """The endpoint at ``host:port``. Raises ValueError for anything else."""
     host, colon, port = place.rpartition(":")
     if not (colon and host and port.isdigit() and int(port) <= 65535):
         raise ValueError(f"{place!r} is no address to listen on: give one like 127.0.0.1:9464")
-    return Endpoint(host.strip("[]"), int(port))
+    return Endpoint(host.strip("[]"), int(port), quiet_s)
 
 
 def _of_run(snapshot: Snapshot) -> Iterator[Metric]:

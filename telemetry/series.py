@@ -183,14 +183,17 @@ TRACKED = (
 """MLflow's page makes a section of the part after ``system/``."""
 
 
-def stage_series(samples: SampleSet, span: Span) -> dict[str, tuple[list[int], list[float]]]:
+def stage_series(
+    samples: SampleSet, span: Span, index: SeriesIndex | None = None
+) -> dict[str, tuple[list[int], list[float]]]:
     """What a tracking server draws for one stage: ``system/...`` names to times (ns) and values.
 
     Levels as they were, counters as rates per second, at their original times, thinned to
     ``MAX_POINTS`` each. The extra samples when a process starts or ends can be so close to others
     that one clock tick between them would be ten cores: they have no rate of their own.
+    ``index``: of these samples, where it is there already.
     """
-    index = SeriesIndex(samples)
+    index = SeriesIndex(samples) if index is None else index
     drawn = {}
     for entity, metric, tracked, name in _named_apart(_matches(index, span.stage)):
         points = index.points(entity, metric)

@@ -196,10 +196,11 @@ def span(
 
 
 def _check(name: str) -> None:
-    if not name or name.startswith(".") or not set(name).isdisjoint("/\0:"):
+    quoted = "'" in name and '"' in name  # a search in MLflow can hold one kind or the other
+    if name in {"", "-"} or name.startswith(".") or not set(name).isdisjoint("/\0:") or quoted:
         raise ValueError(
             f"{name!r} cannot name a stage: its files are called after it, so it must not be "
-            "empty, begin with a dot, or hold a slash or a colon"
+            "empty or a dash, begin with a dot, or hold a slash, a colon or both kinds of quotes"
         )
 
 

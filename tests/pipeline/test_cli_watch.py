@@ -14,12 +14,13 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from pipeline.artifact import STORE, Store
 from pipeline.cli_options import FAILED, USAGE, SentenceGroup
-from pipeline.cli_watch import COMMANDS
+from pipeline.cli_watch import COMMANDS, _going
 from pipeline.show_watch import WatchView, clock, page, shown, sparkline
 from telemetry.archive import EXAMPLE, unpack
 from telemetry.replay import DERIVED, replay
-from telemetry.runfolder import RunFolder
+from telemetry.runfolder import LOCK, RUN_SCHEMA, RunFolder
 from telemetry.watch import Live, Snapshot
 from tests.telemetry.test_finish import START_NS, stage
 from tests.telemetry.test_watch import NS, Script
@@ -171,6 +172,20 @@ def test_a_line_for_each_change_and_one_in_ten_seconds(tmp_path: Path) -> None:
         "fit: failed in 4.0 s: no",
         "run 20261124-020000-3fa9c1 · default · failed · 0:05",
     ]
+
+
+def test_a_run_whose_process_was_killed_does_not_go_on(tmp_path: Path) -> None:
+    recorded, made = (RunFolder(tmp_path / f"20261125-00000{n}-abcdef") for n in range(2))
+    for folder, more in ((recorded, {}), (made, {"recipe": {"seed": 7}})):
+        folder.samples.mkdir(parents=True)
+        folder.write({"schema": RUN_SCHEMA, "run_id": folder.path.name, "name": "x", "stages": [],
+                      "status": "running", "started_ns": START_NS, "ended_ns": None, **more,
+                      "clock": {"offset_start_ns": 0, "offset_end_ns": None}})  # fmt: skip
+    (recorded.path / LOCK).touch()
+    store = Store(tmp_path / STORE)
+    with store.locked(f"run-{made.path.name}"):
+        assert _going(tmp_path) == [made]
+    assert _going(tmp_path) == []
 
 
 def test_an_endpoint_follows_one_run_after_another(example: RunFolder, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from pipeline.artifact import Artifact, digest_tree
 from pipeline.recipe import Tracking as TrackingSettings
 from pipeline.tracking import Tracking, TrackingAway
+from telemetry.finish import finish
 from telemetry.runfolder import RUN_SCHEMA, RunFolder
 
 pytestmark = [
@@ -143,6 +144,48 @@ def test_sending_twice_changes_nothing(tmp_path: Path, tracking: Tracking, model
     assert after.keys() == before.keys()
     for run_id, run in after.items():
         assert run["data"] == before[run_id]["data"]
+
+
+def test_what_was_made_anew_since_is_sent_anew(
+    tmp_path: Path, tracking: Tracking, model: Artifact
+) -> None:
+    """As after a backfill: the windows that came late are in profile and report."""
+    (tmp_path / "store").mkdir()
+    folder = make_run(tmp_path / "run1", model)
+    finish(folder)
+    tracking.sync(folder)
+    assert tracking.sync(folder) == 0
+    document = json.loads(folder.profile_json.read_text())
+    stage = next(one for one in document["stages"] if one["name"] == "training")
+    stage["metrics"].append(
+        {"entity": "vm:ml@esx-1", "metric": "vm_cpu_ready_percent", "unit": "%", "kind": "window",
+         "mean": 7.5, "p50": 7.5, "p95": 7.5, "max": 7.5, "total": None, "coverage": 1.0,
+         "reason": None}
+    )  # fmt: skip
+    folder.profile_json.write_text(json.dumps(document))
+    folder.report_html.write_text("with the hypervisor")
+    assert tracking.sync(folder) > 0
+    by_stage = {run.data.tags["stagescope.stage"]: run for run in runs_of(tracking)}
+    assert by_stage["training"].data.metrics["vcenter/cpu_ready_mean_percent"] == 7.5
+    parent = by_stage["-"].info.run_id
+    report = MlflowClient(tracking.uri).download_artifacts(parent, folder.report_html.name)
+    assert Path(report).read_text() == "with the hypervisor"
+    assert tracking.sync(folder) == 0
+
+
+def test_a_stage_may_have_an_apostrophe(
+    tmp_path: Path, tracking: Tracking, model: Artifact
+) -> None:
+    (tmp_path / "store").mkdir()
+    folder = make_run(tmp_path / "run1", model)
+    record = folder.read()
+    record["stages"][0]["name"] = "bob's train"
+    folder.write(record)
+    for _ in range(2):
+        tracking.sync(folder)
+        names = [run.data.tags["stagescope.stage"] for run in runs_of(tracking)]
+        assert sorted(names) == ["-", "bob's train", "serving"]
+        (folder.path / "tracking.json").unlink()
 
 
 def test_promotion_moves_the_alias_and_the_champion_comes_back_whole(

@@ -84,6 +84,22 @@ def test_what_is_not_measured_is_not_there(tmp_path: Path) -> None:
     assert running.value == 1.0
 
 
+def test_of_a_run_that_nobody_samples_any_more_no_series_is_told(tmp_path: Path) -> None:
+    script = Script(tmp_path, [stage("fit", "running", START_NS, None)])
+    script.write(1.0, mem_used_bytes=("machine", "gauge", 5.0))
+    live = Live(script.folder)
+    live.update()
+    with endpoint_at("127.0.0.1:0", quiet_s=0.5) as endpoint:
+        endpoint.show(live.snapshot())
+        assert "stagescope_memory_used_bytes" in get(endpoint.address)
+        time.sleep(0.6)
+        late = get(endpoint.address)
+        assert "stagescope_memory_used_bytes" not in late
+        assert "stagescope_run_info" in late
+        endpoint.show(None)
+        assert not get(endpoint.address).strip()
+
+
 def test_an_endpoint_that_was_shown_nothing_answers_with_nothing() -> None:
     with endpoint_at("127.0.0.1:0") as endpoint:
         address = endpoint.address
