@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from tests.nvml.build import build, environment
 
 WATCHED_S = 30.0
 TREE = "for i in 1 2 3 4; do while :; do sleep 0.05; done & done; wait"
+HASH = (
+    "import hashlib, os\nd, h = os.urandom(1 << 17), hashlib.sha256()\nwhile True:\n    h.update(d)"
+)
 SCENARIO = "gpus=1;process_util=self:30:10"
 """A GPU that answers every question, in the C library of the tests."""
 
@@ -30,6 +34,26 @@ def recording() -> Iterator[Recording]:
         clock = Clock(offset_ns=measure_offset_ns())
         with Recording(Path(folder) / "samples", clock, TelemetrySettings()) as one:
             yield one
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Every CPU is: then it neither sleeps nor slows down between two samples."""
+    ones = [subprocess.Popen([sys.executable, "-c", HASH]) for _ in os.sched_getaffinity(0)]
+    try:
+        yield
+    finally:
+        for one in ones:
+            one.kill()
+            one.wait()
+
+
+def costs() -> None:
+    print("  beside nothing else:")
+    cost()
+    print("  while all CPUs are busy:")
+    with busy():
+        cost()
 
 
 def cost(watched_s: float = WATCHED_S) -> None:
@@ -48,14 +72,14 @@ def cost(watched_s: float = WATCHED_S) -> None:
     finally:
         os.killpg(tree.pid, signal.SIGKILL)
         tree.wait()
-    print(f"  CPU {100 * share:.2f} % of a core, and {start_up_s:.2f} s to start")
-    print(f"  memory {rss_mb:.0f} MB resident, {peak_mb:.0f} MB at most")
+    print(f"    CPU {100 * share:.2f} % of a core, and {start_up_s:.2f} s to start")
+    print(f"    memory {rss_mb:.0f} MB resident, {peak_mb:.0f} MB at most", flush=True)
 
 
 def main() -> None:
     processes = sum(name.isdigit() for name in os.listdir("/proc"))  # noqa: PTH208
     print(f"recorder at {TelemetrySettings().guest_hz:g} Hz, {processes} processes here:")
-    cost()
+    costs()
     failure = nvml.start()
     if failure is None:
         nvml.stop()
@@ -63,7 +87,7 @@ def main() -> None:
     print("the same with one GPU, which is the C library of the tests (its driver takes no time):")
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= environment(build(Path(folder)), SCENARIO)
-        cost()
+        costs()
 
 
 if __name__ == "__main__":
