@@ -31,8 +31,7 @@ def recover_dead_runs(out: Path, store: Store, note: Callable[[str], None]) -> N
 
 def is_dead(folder: RunFolder, out: Path) -> bool:
     """Whether nobody holds a run any more; False where nobody ever held it, as in a replay."""
-    record, store = folder.read(), Store(out.resolve() / STORE)
-    name = f"run-{record['run_id']}"
+    store, name = Store(out.resolve() / STORE), f"run-{folder.path.name}"
     if not store.has_lock(name):
         return is_abandoned(folder)
     with store.locked(name, wait=False) as free:

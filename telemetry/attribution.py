@@ -102,8 +102,8 @@ def correlate(samples: SampleSet, spans: Sequence[Span]) -> Profile:
             if here is not None:
                 row = _row(span, here, metric, points, stretches)
                 why = rows.get((here, metric.name))
-                over = not len(points.ts_ns) or int(points.ts_ns.max()) <= span.end_ns
-                rows[here, metric.name] = why if why and row.reason and over else row
+                over = why and row.reason and not (points.ts_ns > span.end_ns).any()
+                rows[here, metric.name] = why if why and over else row
     for span, rows in zip(spans, found, strict=True):
         for name, metric in of_trees.items():
             unwatched = _empty(span, "stage", metric, "the stage's processes were not sampled")

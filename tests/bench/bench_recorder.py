@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,12 +17,10 @@ from telemetry.recording import Recording
 from telemetry.settings import TelemetrySettings
 from tests.bench.measure import exact_cpu_s, memory_mb
 from tests.nvml.build import build, environment
+from tests.study.throttle import neighbour
 
 WATCHED_S = 30.0
 TREE = "for i in 1 2 3 4; do while :; do sleep 0.05; done & done; wait"
-HASH = (
-    "import hashlib, os\nd, h = os.urandom(1 << 17), hashlib.sha256()\nwhile True:\n    h.update(d)"
-)
 SCENARIO = "gpus=1;process_util=self:30:10"
 """A GPU that answers every question, in the C library of the tests."""
 
@@ -36,23 +33,11 @@ def recording() -> Iterator[Recording]:
             yield one
 
 
-@contextmanager
-def busy() -> Iterator[None]:
-    """Every CPU is: then it neither sleeps nor slows down between two samples."""
-    ones = [subprocess.Popen([sys.executable, "-c", HASH]) for _ in os.sched_getaffinity(0)]
-    try:
-        yield
-    finally:
-        for one in ones:
-            one.kill()
-            one.wait()
-
-
 def costs() -> None:
     print("  beside nothing else:")
     cost()
     print("  while all CPUs are busy:")
-    with busy():
+    with neighbour(len(os.sched_getaffinity(0))):
         cost()
 
 
