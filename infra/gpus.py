@@ -134,7 +134,7 @@ def _described(gpu: nvml.Gpu) -> dict[str, Any]:
     absent: dict[str, str] = {}
     if gpu.reason is not None:
         absent = {"memory_total_bytes": gpu.reason, "power_limit_w": gpu.reason}
-    memory = _value(nvml.memory_bytes(gpu), -1) if gpu.reason is None else None
+    memory = _value(nvml.memory_sizes_bytes(gpu), -1) if gpu.reason is None else None
     power = _value(nvml.power_limit_w(gpu), 0) if gpu.reason is None else None
     numbers = {"memory_total_bytes": memory, "power_limit_w": power}
     absent |= {name: n.reason for name, n in numbers.items() if isinstance(n, nvml.Absent)}

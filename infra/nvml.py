@@ -235,10 +235,20 @@ def utilization_percent(gpu: Gpu) -> Values:
 
 
 @_reader
-def memory_bytes(gpu: Gpu) -> Values:
-    """(used, free, reserved, total); used leaves out what the driver reserves for itself."""
-    memory = pynvml.nvmlDeviceGetMemoryInfo(gpu.handle, version=pynvml.nvmlMemory_v2)
-    return float(memory.used), float(memory.free), float(memory.reserved), float(memory.total)
+def memory_used_bytes(gpu: Gpu) -> Values:
+    """(used,), without what the driver reserves for itself."""
+    return (float(_memory(gpu).used),)
+
+
+@_reader
+def memory_sizes_bytes(gpu: Gpu) -> Values:
+    """(free, reserved by the driver, total)."""
+    memory = _memory(gpu)
+    return float(memory.free), float(memory.reserved), float(memory.total)
+
+
+def _memory(gpu: Gpu) -> Any:
+    return pynvml.nvmlDeviceGetMemoryInfo(gpu.handle, version=pynvml.nvmlMemory_v2)
 
 
 @_reader
@@ -298,17 +308,34 @@ def temperature_c(gpu: Gpu) -> Values:
 
 @_reader
 def throttle_reasons(gpu: Gpu) -> Values:
-    """1 or 0 for each of ``THROTTLE_BITS``: whether it holds the clocks down at this instant."""
+    """As ``throttle_bits``; what this GPU does not tell is ``Absent``."""
     try:
-        now = pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu.handle)
         known = pynvml.nvmlDeviceGetSupportedClocksEventReasons(gpu.handle)
-    except pynvml.NVMLError_FunctionNotFound:  # The names before R535.
-        now = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu.handle)
+    except pynvml.NVMLError_FunctionNotFound:  # The name before R535.
         known = pynvml.nvmlDeviceGetSupportedClocksThrottleReasons(gpu.handle)
     unknown = Absent(reason="this GPU does not tell this throttle reason")
     return tuple(
-        float(bool(now & bits)) if known & bits else unknown for bits in THROTTLE_BITS.values()
+        told if known & bits else unknown
+        for told, bits in zip(_told(_throttle(gpu)), THROTTLE_BITS.values(), strict=True)
     )
+
+
+@_reader
+def throttle_bits(gpu: Gpu) -> Values:
+    """1 or 0 for each of ``THROTTLE_BITS``: whether it holds the clocks down at this instant."""
+    return _told(_throttle(gpu))
+
+
+def _told(now: int) -> tuple[float, ...]:
+    return tuple(float(bool(now & bits)) for bits in THROTTLE_BITS.values())
+
+
+def _throttle(gpu: Gpu) -> int:
+    try:
+        now: int = pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu.handle)
+    except pynvml.NVMLError_FunctionNotFound:  # The name before R535.
+        now = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu.handle)
+    return now
 
 
 @_reader
@@ -325,25 +352,17 @@ def pcie_tx_bytes_per_s(gpu: Gpu) -> Values:
     return (kilobytes * 1e3,)
 
 
-@_reader
-def compute_processes(gpu: Gpu) -> Values:
-    """(number of processes that compute on the GPU, bytes that they hold together)."""
-    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
-    held = [process.usedGpuMemory for process in processes]
-    if None in held:
-        return float(len(held)), Absent(reason=UNTOLD_MEMORY)
-    return float(len(held)), float(sum(held))
+def process_memory_bytes(gpu: Gpu) -> dict[int, float | None] | Absent:
+    """What each process that computes on the GPU holds of its memory, by the driver's number.
 
-
-def process_memory_bytes(gpu: Gpu) -> dict[int, float] | Absent:
-    """What each process that computes on the GPU holds of its memory, by the driver's number."""
+    None where the driver does not tell (``UNTOLD_MEMORY``).
+    """
     try:
         processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
     except pynvml.NVMLError as error:
         return absent(error.value, gpu)
-    if any(one.usedGpuMemory is None for one in processes):
-        return Absent(reason=UNTOLD_MEMORY)
-    return {one.pid: float(one.usedGpuMemory) for one in processes}
+    held = ((one.pid, one.usedGpuMemory) for one in processes)
+    return {pid: None if size is None else float(size) for pid, size in held}
 
 
 @_reader

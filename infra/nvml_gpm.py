@@ -76,6 +76,9 @@ class Gpm:
     _older: Any = field(default=None, repr=False)
     _newer: Any = field(default=None, repr=False)
     _request: Any = field(default=None, repr=False)
+    _asked: Sequence[Counter] = field(default=(), repr=False)
+    _answers: list[Any] = field(default_factory=list, repr=False)
+    """Where the driver writes what was ``_asked``, within the request."""
 
     def open(self) -> Absent | None:
         """Take the first sample; the reason where this GPU, driver or guest has no GPM."""
@@ -123,19 +126,23 @@ class Gpm:
 
         A value that the driver calls a success and that cannot be is absent too.
         """
+        if counters != self._asked:
+            self._ask_for(counters)
         request = self._request
-        request.numMetrics = len(counters)
         request.sample1, request.sample2 = self._older, self._newer
-        metrics = request.metrics
-        for position, counter in enumerate(counters):
-            metrics[position].metricId = counter.id
         try:
             pynvml.nvmlGpmMetricsGet(request)
         except pynvml.NVMLError as error:
             return self._why(error.value)
-        return tuple(
-            self._checked(metrics[position], counter) for position, counter in enumerate(counters)
-        )
+        return tuple(map(self._checked, self._answers, counters))
+
+    def _ask_for(self, counters: Sequence[Counter]) -> None:
+        """Write into the request what is asked, once: the same is asked again and again."""
+        self._request.numMetrics = len(counters)
+        self._answers = [self._request.metrics[position] for position in range(len(counters))]
+        for answer, counter in zip(self._answers, counters, strict=True):
+            answer.metricId = counter.id
+        self._asked = counters
 
     def _checked(self, metric: Any, counter: Counter) -> float | Absent:
         if metric.nvmlReturn != pynvml.NVML_SUCCESS:

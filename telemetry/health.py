@@ -6,6 +6,7 @@ opening at the start, nor at the end, where it is told to ``halt`` and takes no 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -42,6 +43,28 @@ ROWS_LOST = _metric("collector_rows_lost", "rows", "rows that could not be writt
 HEALTH = (UP, SAMPLE_SECONDS, FAILURES, MISSED, ROWS_LOST)
 
 
+class Stop:
+    """An order to end that threads sleep on. Every tick begins with such a sleep, which
+    ``threading.Event`` makes dearer."""
+
+    def __init__(self) -> None:
+        self._ordered = False
+        self._shut = threading.Lock()
+        self._shut.acquire()
+
+    def set(self) -> None:
+        """Wake all that wait, and let nobody wait any more."""
+        if not self._ordered:
+            self._ordered = True
+            self._shut.release()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep for so long or until the order; whether it was given."""
+        if not self._ordered and self._shut.acquire(timeout=timeout_s):
+            self._shut.release()
+        return self._ordered
+
+
 @dataclass(kw_only=True)
 class Worker:
     """One collector. ``run`` samples in a thread of its own; ``flush`` writes in another."""
@@ -49,6 +72,8 @@ class Worker:
     collector: Collector
     writer: SegmentWriter
     clock: Clock
+    phase_s: float = 0.0
+    """So long after the multiples of its period it samples, unless it asks another machine."""
     opened: bool = False
     ready: threading.Event = field(default_factory=threading.Event)
     """Set when it has been opened, or could not be the first time."""
@@ -98,8 +123,8 @@ class Worker:
         self._idle = all(one.reason is not None for one in series)
         return True
 
-    def run(self, stop: threading.Event) -> None:
-        """Open, then sample until ``stop``, at multiples of the period from the first sample on."""
+    def run(self, stop: Stop) -> None:
+        """Open, then sample until ``stop``, once in each period of the monotonic clock."""
         self._running = True
         period_s, back_off_s = self.collector.period_s, 0.0
         self._began_s = time.monotonic()
@@ -107,7 +132,7 @@ class Worker:
             back_off_s = min(MOST_BACK_OFF_S, 2 * period_s)
         self._began_s = None
         self.ready.set()
-        due_s = time.monotonic() + back_off_s
+        due_s = self._moment(time.monotonic() + back_off_s)
         while not stop.wait(max(0.0, due_s - time.monotonic())):
             if self._once():
                 back_off_s = 0.0
@@ -118,10 +143,17 @@ class Worker:
                     due_s += late * period_s
             else:
                 back_off_s = min(MOST_BACK_OFF_S, 2 * max(back_off_s, period_s))
-                due_s = time.monotonic() + back_off_s
+                due_s = self._moment(time.monotonic() + back_off_s)
             if self.opened and self._idle:
                 break  # nothing to sample here: the reasons are the data
         self._running = False
+
+    def _moment(self, from_s: float) -> float:
+        """The first moment to sample at from then on."""
+        if self.remote:
+            return from_s
+        period_s = self.collector.period_s
+        return math.ceil((from_s - self.phase_s) / period_s) * period_s + self.phase_s
 
     def _once(self, *, last: bool = False) -> bool:
         """Take one sample, having opened the collector; whatever goes wrong becomes data.

@@ -25,7 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from telemetry.clock import Clock
 from telemetry.collectors import COLLECTORS
-from telemetry.health import HEALTH, Worker
+from telemetry.health import HEALTH, Stop, Worker
 from telemetry.samples import Collector, Sample, Series
 from telemetry.segments import SegmentWriter
 from telemetry.settings import TelemetrySettings
@@ -36,6 +36,9 @@ READY_S = 5.0
 """So long a collector may take to open (a driver to load) before orders are taken without it."""
 ORPHANED_S = 1.0
 """How often it is asked whether the parent lives: a fork of it can hold stdin open."""
+PHASE_S = 0.002
+"""Collectors sample so long one after another: their values are of nearly one moment, none waits
+for another's interpreter lock, and the second one wakes no CPU and finds warm caches."""
 
 Factory = Callable[[Clock, TelemetrySettings, Path | None], Collector]
 
@@ -65,12 +68,12 @@ class Recorder:
         self._collectors = COLLECTORS if collectors is None else collectors
         self._workers: dict[str, Worker] = {}
         self._threads: list[threading.Thread] = []
-        self._stop = threading.Event()
+        self._stop = Stop()
         self._losses: list[str] = []
 
     def open(self) -> None:
         """Start each collector; one that cannot be opened is a loss, and tried again."""
-        for name in self._settings.collectors:
+        for place, name in enumerate(self._settings.collectors):
             worker = Worker(
                 collector=self._collectors[name](self._clock, self._settings, self._folder),
                 writer=SegmentWriter(
@@ -83,6 +86,7 @@ class Recorder:
                     offset_ns=self._clock.offset_ns,
                 ),
                 clock=self._clock,
+                phase_s=place * PHASE_S,
             )
             self._workers[name] = worker
             self._start(worker.run)
@@ -92,13 +96,13 @@ class Recorder:
                 worker.ready.wait(max(0.0, deadline_s - time.monotonic()))
         self._start(self._write)
 
-    def _start(self, work: Callable[[threading.Event], None]) -> None:
+    def _start(self, work: Callable[[Stop], None]) -> None:
         # Daemons: the process has to end even if a driver keeps one of them.
         thread = threading.Thread(target=work, args=(self._stop,), daemon=True)
         thread.start()
         self._threads.append(thread)
 
-    def _write(self, stop: threading.Event) -> None:
+    def _write(self, stop: Stop) -> None:
         while not stop.wait(self._settings.flush_s):
             self.flush()
 

@@ -9,6 +9,7 @@ reason in ``losses``; a counter that goes backwards is passed on as it is.
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,25 +20,26 @@ from infra import nvml
 from infra.gpus import choose, why_none
 from infra.nvml_fields import FieldReader, together
 from telemetry.clock import Clock
-from telemetry.collectors.gpu_buffers import (
-    PROCESS_S,
-    Kin,
-    LevelSource,
-    ProcessSource,
-    RunMemorySource,
-)
+from telemetry.collectors.gpu_buffers import LevelSource
 from telemetry.collectors.gpu_gpm import PERIOD_S as GPM_PERIOD_S
 from telemetry.collectors.gpu_gpm import GpmSource
 from telemetry.collectors.gpu_metrics import (
+    COVERED_BY_GPM,
     GPM_METRICS,
     LEVELS,
     METRICS,
     POWER_BUFFER,
+    PROCESS_MEMORY,
     PROCESS_USES,
     QUESTIONS,
-    RUN_HELD,
     UP,
     Question,
+)
+from telemetry.collectors.gpu_processes import (
+    PROCESS_S,
+    Kin,
+    ProcessMemorySource,
+    ProcessSource,
 )
 from telemetry.samples import Metric, Sample, Samples, Series
 
@@ -45,6 +47,9 @@ __all__ = ["METRICS", "NO_GPU", "QUESTIONS", "UP", "GpuCollector"]
 
 NO_GPU = "gpu"
 """Entity of the absent series where there is no GPU at all."""
+SLOW_S = 1.0
+"""How often the ``slow`` questions are asked."""
+COVERED = "GPM tells it without gaps, as {}"
 
 
 class Source(Protocol):
@@ -76,6 +81,10 @@ class GpuCollector:
     ended: deque[Series] = field(default_factory=deque, repr=False)
     """Series that had values and have none any more, with the reason; whoever writes takes them."""
     _plans: dict[str, list[_Plan]] = field(default_factory=dict, repr=False)
+    """By entity: what is asked at every tick."""
+    _slow: dict[str, list[_Plan]] = field(default_factory=dict, repr=False)
+    """The same of what is asked every ``SLOW_S``."""
+    _slow_due_s: float = field(default=0.0, repr=False)
     _up: dict[str, Series] = field(default_factory=dict, repr=False)
     _blocking: deque[_Plan] = field(default_factory=deque, repr=False)
     _sources: dict[str, list[Source]] = field(default_factory=dict, repr=False)
@@ -99,13 +108,18 @@ class GpuCollector:
         selection = choose(listed)
         if not selection.gpus:
             return _all_absent(NO_GPU, why_none(listed, selection))
+        slow = (m.name for question in QUESTIONS if question.slow for m in question.metrics)
+        self.slow_periods |= dict.fromkeys(slow, max(SLOW_S, self.period_s))
         self.slow_periods |= dict.fromkeys((m.name for m in GPM_METRICS), GPM_PERIOD_S)
-        self.slow_periods |= dict.fromkeys((m.name for m in (*PROCESS_USES, RUN_HELD)), PROCESS_S)
+        self.slow_periods |= dict.fromkeys(
+            (m.name for m in (*PROCESS_USES, *PROCESS_MEMORY)), PROCESS_S
+        )
         for gpu in selection.gpus:  # First of all: the other questions fill the time of a pair.
             if gpu.reason is None:
                 self._gpm.append(self._begin_gpm(gpu))
         found = [series for gpu in selection.gpus for series in self._open_gpu(gpu)]
         found += [series for source in self._gpm for series in self._decide_gpm(source)]
+        found = self._without_doubles(found)
         self._present += [one for one in found if one.reason is None and one.metric is not UP]
         return found
 
@@ -120,10 +134,25 @@ class GpuCollector:
             self._sources[source.gpu.entity].append(source)
         return found
 
+    def _without_doubles(self, found: Sequence[Series]) -> list[Series]:
+        """The same series; what GPM tells better is absent, and not asked for."""
+        told = {(one.entity, one.metric) for one in found if one.reason is None}
+        covered = {
+            (one.entity, one.metric): COVERED.format(better.name)
+            for one in found
+            if (better := COVERED_BY_GPM.get(one.metric)) and (one.entity, better) in told
+        }
+        plans = [p for p in self._blocking if (p.gpu.entity, p.series[0].metric) not in covered]
+        self._blocking = deque(plans)
+        return [
+            replace(one, reason=covered.get((one.entity, one.metric), one.reason)) for one in found
+        ]
+
     def _open_gpu(self, gpu: nvml.Gpu) -> list[Series]:
         up = Series(entity=gpu.entity, metric=UP)
         self._up[gpu.entity] = up
-        self._plans[gpu.entity] = []
+        plans = self._plans[gpu.entity] = []
+        slow = self._slow[gpu.entity] = []
         if gpu.reason is not None:
             self._sources[gpu.entity] = []
             return [up, *_all_absent(gpu.entity, gpu.reason)[1:]]
@@ -131,9 +160,10 @@ class GpuCollector:
         sources = self._sources[gpu.entity] = []
         buffered = [] if gpu.mig_index is not None else self._open_buffers(gpu, sources)
         found += buffered
-        memory = RunMemorySource(gpu=gpu, clock=self.clock, lose=self._lose, kin=self._kin)
-        found.append(memory.open())
-        if found[-1].reason is None:
+        memory = ProcessMemorySource(gpu=gpu, clock=self.clock, lose=self._lose, kin=self._kin)
+        held = memory.open()
+        found += held
+        if any(series.reason is None for series in held):
             sources.append(memory)
         told = {series.metric for series in buffered}
         for question in QUESTIONS:
@@ -141,8 +171,9 @@ class GpuCollector:
                 plan = _decide(gpu, question)
                 found += plan.series
                 if any(series.reason is None for series in plan.series):
-                    (self._blocking if plan.window_ns else self._plans[gpu.entity]).append(plan)
-        self._plans[gpu.entity] = _together(self._plans[gpu.entity])
+                    paced = slow if question.slow else plans
+                    (self._blocking if plan.window_ns else paced).append(plan)
+        self._plans[gpu.entity], self._slow[gpu.entity] = _together(plans), _together(slow)
         return found
 
     def _open_buffers(self, gpu: nvml.Gpu, sources: list[Source]) -> list[Series]:
@@ -175,7 +206,11 @@ class GpuCollector:
 
     def _sample(self, last: bool) -> list[Sample]:
         samples: list[Sample] = []
-        lost = {entity for entity in self._plans if not self._sample_gpu(entity, samples)}
+        now_s = time.monotonic()
+        slow = last or now_s >= self._slow_due_s
+        if slow:
+            self._slow_due_s = now_s + SLOW_S - self.period_s / 2
+        lost = {entity for entity in self._plans if not self._sample_gpu(entity, samples, slow)}
         for entity, series in self._up.items():
             samples.append(Sample(self.clock.now_ns(), series, float(entity not in lost)))
         if self._blocking:
@@ -188,9 +223,9 @@ class GpuCollector:
                     samples += source.sample(last)
         return samples
 
-    def _sample_gpu(self, entity: str, samples: list[Sample]) -> bool:
+    def _sample_gpu(self, entity: str, samples: list[Sample], slow: bool) -> bool:
         """Ask one GPU all that does not block; False as soon as it turns out to be lost."""
-        plans = self._plans[entity]
+        plans = [*self._plans[entity], *(self._slow[entity] if slow else ())]
         return bool(plans) and all(self._ask(plan, samples) for plan in plans)
 
     def _ask(self, plan: _Plan, samples: list[Sample]) -> bool:
@@ -225,7 +260,7 @@ class GpuCollector:
         for source in self._gpm:
             source.close()
         for kept in (
-            self._plans, self._up, self._blocking, self._told,
+            self._plans, self._slow, self._up, self._blocking, self._told,
             self._sources, self._gpm, self.slow_periods, self._present,
         ):  # fmt: skip
             kept.clear()
@@ -270,7 +305,8 @@ def _plan(gpu: nvml.Gpu, question: Question, reader: nvml.Reader, values: nvml.V
         )
         for metric, value in zip(question.metrics, values, strict=True)
     )
-    return _Plan(gpu=gpu, reader=reader, series=series, window_ns=question.window_ns)
+    again = question.again or reader
+    return _Plan(gpu=gpu, reader=again, series=series, window_ns=question.window_ns)
 
 
 def _together(plans: Sequence[_Plan]) -> list[_Plan]:

@@ -33,7 +33,8 @@ class GpmSource:
     tick_s: float
     lose: Lose
     _counters: Gpm = field(init=False, repr=False)
-    _series: list[tuple[Series, Counter]] = field(default_factory=list, repr=False)
+    _series: list[Series] = field(default_factory=list, repr=False)
+    _asked: list[Counter] = field(default_factory=list, repr=False)
     _why: nvml.Absent | None = field(default=None, repr=False)
     _taken_ns: int | None = field(default=None, repr=False)
 
@@ -58,7 +59,8 @@ class GpmSource:
             )
             for metric, value in zip(GPM_METRICS, values, strict=True)
         ]
-        self._series = [(one, GPM_METRICS[one.metric]) for one in found if one.reason is None]
+        self._series = [one for one in found if one.reason is None]
+        self._asked = [GPM_METRICS[one.metric] for one in self._series]
         if not self._series:
             self.close()
         return found
@@ -86,15 +88,15 @@ class GpmSource:
         self._taken_ns = None if why else end_ns
         if why is None and (start_ns is None or end_ns - start_ns > LONGEST_S * 1e9):
             return ()  # The first sample after a failure: there is nothing to compare it with.
-        values = why or self._counters.values([counter for _, counter in self._series])
+        values = why or self._counters.values(self._asked)
         if isinstance(values, nvml.Absent):
-            self.lose(self.gpu, self._series[0][0], values, end_ns)  # One word for all of them.
+            self.lose(self.gpu, self._series[0], values, end_ns)  # One word for all of them.
             return ()
         return self._told(values, start_ns, end_ns)
 
     def _told(self, values: nvml.Values, start_ns: int | None, end_ns: int) -> list[Sample]:
         samples = []
-        for (series, _), value in zip(self._series, values, strict=True):
+        for series, value in zip(self._series, values, strict=True):
             if isinstance(value, nvml.Absent):
                 self.lose(self.gpu, series, value, end_ns)
             else:

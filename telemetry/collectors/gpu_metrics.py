@@ -1,7 +1,8 @@
 """What NVML is asked about a GPU, and what each answer is called: tables, no behaviour.
 
-``QUESTIONS`` are answered at each sample; ``LEVELS`` are the driver's own buffers, which take a
-question's place where they are as fine; ``GPM_METRICS`` come from pairs of samples of the counters.
+``QUESTIONS`` are answered at each sample, or once a second; ``LEVELS`` are the driver's own
+buffers, which take a question's place where they are as fine; ``GPM_METRICS`` come from pairs of
+samples of the counters.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from telemetry.samples import Kind, Metric
 class Question:
     """One NVML call and the metrics that it answers, in the order of its values.
 
-    ``readers`` are ways to ask the same thing: the first that answers on opening is kept.
+    ``readers`` are ways to ask the same thing: the first that answers on opening is kept; after
+    that ``again`` is asked in its place, if there is one.
     ``window_ns``: the call blocks and counts for this long, so a sample asks one such question.
     """
 
     readers: tuple[nvml.Reader, ...]
     metrics: tuple[Metric, ...]
+    again: nvml.Reader | None = None
     window_ns: int | None = None
+    slow: bool = False
+    """Asked once a second: it moves no faster, or the driver counts meanwhile."""
     of_instances: bool = False
     """Whether a MIG instance has an answer of its own."""
 
@@ -48,8 +53,8 @@ PROCESS_USE = "nvmlDeviceGetProcessUtilization, once a second"
 UTILIZATION = "nvmlDeviceGetUtilizationRates (the driver's own window of 1/6 to 1 s)"
 MEMORY = "nvmlDeviceGetMemoryInfo_v2"
 CLOCK = "nvmlDeviceGetClockInfo"
-PROCESSES = "nvmlDeviceGetComputeRunningProcesses_v3"
-PCIE = "nvmlDeviceGetPcieThroughput (counts for 20 ms; one question per sample, in turn)"
+PROCESSES = "nvmlDeviceGetComputeRunningProcesses_v3, once a second"
+PCIE = "nvmlDeviceGetPcieThroughput (counts for 20 ms, in turn; without GPM alone)"
 
 UP = _metric(
     "gpu_up",
@@ -129,12 +134,6 @@ THROTTLED_THERMAL = _metric(
     "NVML_FI_DEV_PERF_POLICY_THERMAL",
     kind="counter",
 )
-PROCESS_COUNT = _metric(
-    "gpu_processes", "processes", "processes that compute on the GPU", PROCESSES
-)
-PROCESS_MEM = _metric(
-    "gpu_process_mem_bytes", "B", "memory that these processes hold together", PROCESSES
-)
 PCIE_RX = _metric(
     "pcie_rx_bytes_per_s", "B/s", "PCIe traffic from the host to the GPU", PCIE, kind="window"
 )
@@ -144,28 +143,31 @@ PCIE_TX = _metric(
 
 QUESTIONS = (
     Question(readers=(nvml.utilization_percent,), metrics=(GPU_UTIL, MEM_UTIL)),
+    Question(readers=(nvml.memory_used_bytes,), metrics=(MEM_USED,), of_instances=True),
     Question(
-        readers=(nvml.memory_bytes,),
-        metrics=(MEM_USED, MEM_FREE, MEM_RESERVED, MEM_TOTAL),
+        readers=(nvml.memory_sizes_bytes,),
+        metrics=(MEM_FREE, MEM_RESERVED, MEM_TOTAL),
+        slow=True,
         of_instances=True,
     ),
     Question(
         readers=(nvml_fields.POWER_INSTANT_W, nvml.power_usage_instant_w), metrics=(POWER_INSTANT,)
     ),
     Question(
-        readers=(nvml_fields.POWER_AVERAGE_W, nvml.power_usage_average_w), metrics=(POWER_AVERAGE,)
+        readers=(nvml_fields.POWER_AVERAGE_W, nvml.power_usage_average_w),
+        metrics=(POWER_AVERAGE,),
+        slow=True,
     ),
     Question(readers=(nvml.energy_j,), metrics=(ENERGY,)),
     Question(readers=(nvml.clock_sm_mhz,), metrics=(CLOCK_SM,)),
-    Question(readers=(nvml.clock_mem_mhz,), metrics=(CLOCK_MEM,)),
-    Question(readers=(nvml.clock_graphics_mhz,), metrics=(CLOCK_GRAPHICS,)),
-    Question(readers=(nvml.temperature_c,), metrics=(TEMPERATURE,)),
-    Question(readers=(nvml.throttle_reasons,), metrics=THROTTLE),
+    Question(readers=(nvml.clock_mem_mhz,), metrics=(CLOCK_MEM,), slow=True),
+    Question(readers=(nvml.clock_graphics_mhz,), metrics=(CLOCK_GRAPHICS,), slow=True),
+    Question(readers=(nvml.temperature_c,), metrics=(TEMPERATURE,), slow=True),
+    Question(readers=(nvml.throttle_reasons,), again=nvml.throttle_bits, metrics=THROTTLE),
     Question(
-        readers=(nvml_fields.THROTTLED_SECONDS,), metrics=(THROTTLED_POWER, THROTTLED_THERMAL)
-    ),
-    Question(
-        readers=(nvml.compute_processes,), metrics=(PROCESS_COUNT, PROCESS_MEM), of_instances=True
+        readers=(nvml_fields.THROTTLED_SECONDS,),
+        metrics=(THROTTLED_POWER, THROTTLED_THERMAL),
+        slow=True,
     ),
     Question(
         readers=(nvml.pcie_rx_bytes_per_s,), metrics=(PCIE_RX,), window_ns=nvml.PCIE_WINDOW_NS
@@ -234,6 +236,12 @@ GPM_METRICS: Mapping[Metric, nvml_gpm.Counter] = {
     ),
 }
 """What GPM is asked; a MIG instance has its own."""
+_GPM_BY_COUNTER = {counter: metric for metric, counter in GPM_METRICS.items()}
+COVERED_BY_GPM: Mapping[Metric, Metric] = {
+    PCIE_RX: _GPM_BY_COUNTER[nvml_gpm.PCIE_RX],
+    PCIE_TX: _GPM_BY_COUNTER[nvml_gpm.PCIE_TX],
+}
+"""What is not asked for where GPM has it: its windows leave no gaps, and nobody is blocked."""
 
 ALL_SM = _metric(
     "gpu_processes_sm_percent",
@@ -264,12 +272,16 @@ RUN_MEM = _metric(
     kind="window",
 )
 PROCESS_USES = (ALL_SM, ALL_MEM, RUN_SM, RUN_MEM)
-RUN_HELD = _metric(
-    "gpu_run_mem_bytes",
-    "B",
-    "memory that this run's processes hold together",
-    f"{PROCESSES}, once a second",
+PROCESS_COUNT = _metric(
+    "gpu_processes", "processes", "processes that compute on the GPU", PROCESSES
 )
+PROCESS_MEM = _metric(
+    "gpu_process_mem_bytes", "B", "memory that these processes hold together", PROCESSES
+)
+RUN_HELD = _metric(
+    "gpu_run_mem_bytes", "B", "memory that this run's processes hold together", PROCESSES
+)
+PROCESS_MEMORY = (PROCESS_COUNT, PROCESS_MEM, RUN_HELD)
 
 METRICS = (
     UP,
@@ -277,11 +289,11 @@ METRICS = (
     POWER_BUFFER,
     *GPM_METRICS,
     *PROCESS_USES,
-    RUN_HELD,
+    *PROCESS_MEMORY,
 )
 OF_INSTANCES = (
     *(metric for question in QUESTIONS if question.of_instances for metric in question.metrics),
     *GPM_METRICS,
-    RUN_HELD,
+    *PROCESS_MEMORY,
 )
 """What a MIG instance has of its own, ``UP`` apart."""

@@ -25,7 +25,7 @@ from infra.nvml_fields import FieldReader
 from infra.nvml_gpm import SM_UTIL, Gpm
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.collectors.gpu import GpuCollector
-from telemetry.collectors.gpu_metrics import GPM_METRICS, LEVELS, QUESTIONS
+from telemetry.collectors.gpu_metrics import GPM_METRICS, LEVELS, PROCESS_MEMORY, QUESTIONS
 
 CALLS = 300
 BLOCKING_CALLS = 20
@@ -63,11 +63,12 @@ def update_ms(ask: Callable[[], nvml.Values | nvml.Absent], watch_s: float) -> f
 
 
 def questions(gpu: nvml.Gpu) -> Iterator[str]:
-    yield "| Question | Metrics | Update period, ms | p50, µs | p99, µs |"
-    yield "|---|---|---:|---:|---:|"
+    yield "| Question | Metrics | Asked | Update period, ms | p50, µs | p99, µs |"
+    yield "|---|---|---|---:|---:|---:|"
     for question in QUESTIONS:
         names = ", ".join(f"`{metric.name}`" for metric in question.metrics)
-        for reader in question.readers:
+        names += f" | {'once a second' if question.slow else 'each sample'}"
+        for reader in (*question.readers, *([question.again] if question.again else [])):
             first = reader(gpu)
             answers = () if isinstance(first, nvml.Absent) else first
             if all(isinstance(one, nvml.Absent) for one in answers):
@@ -82,6 +83,13 @@ def questions(gpu: nvml.Gpu) -> Iterator[str]:
             if question.window_ns:
                 moved = f"window of {question.window_ns / 1e6:.0f}"
             yield f"| {_name(reader)} | {names} | {moved} | {p50:.1f} | {p99:.1f} |"
+    names = ", ".join(f"`{metric.name}`" for metric in PROCESS_MEMORY)
+    held = nvml.process_memory_bytes(gpu)
+    if isinstance(held, nvml.Absent):
+        yield f"| process_memory_bytes | {names} | once a second | absent: {held.reason} | | |"
+        return
+    p50, p99 = cost_us(lambda: nvml.process_memory_bytes(gpu), CALLS)
+    yield f"| process_memory_bytes | {names} | once a second | | {p50:.1f} | {p99:.1f} |"
 
 
 def _name(reader: nvml.Reader) -> str:
@@ -165,8 +173,8 @@ def collector() -> Iterator[str]:
     p50_ms, p99_ms = took[len(took) // 2], took[int(0.99 * len(took))]
     yield (
         f"The whole collector at {hz:.0f} Hz: {core:.2f} % of a core, {rows / COLLECTOR_S:.0f} "
-        f"values a second; a sample takes {p50_ms:.1f} ms (p99 {p99_ms:.1f} ms), 20 of them in "
-        f"the PCIe question, which blocks; opening takes {opened_s:.2f} s."
+        f"values a second; a sample takes {p50_ms:.2f} ms (p99 {p99_ms:.2f} ms; 20 ms more where "
+        f"PCIe traffic has to be asked for, which blocks); opening takes {opened_s:.2f} s."
     )
 
 

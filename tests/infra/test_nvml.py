@@ -88,7 +88,8 @@ answer = {"t": before, "power": plain(nvml_fields.POWER_INSTANT_W(g))[0]}
 answer["energy"] = plain(nvml.energy_j(g))[0]
 answer["t_energy"] = time.monotonic()
 ask = lambda *readers: [plain(reader(g)) for reader in readers]
-answer["rest"] = ask(nvml.memory_bytes, nvml.temperature_c, nvml.utilization_percent)
+answer["memory"] = ask(nvml.memory_used_bytes, nvml.memory_sizes_bytes)
+answer["rest"] = ask(nvml.temperature_c, nvml.utilization_percent)
 answer["pcie"] = ask(nvml.pcie_rx_bytes_per_s, nvml.pcie_tx_bytes_per_s)
 answer["limit"] = plain(nvml.power_limit_w(g))
 answer["average"] = plain(nvml_fields.POWER_AVERAGE_W(g))[0]
@@ -109,10 +110,10 @@ tell(answer)
     assert energy(values["t_energy"]) - 70 < values["energy"] <= energy(values["t_energy"]) + 0.01
     assert 150 <= values["average"] <= 350
     gib = 1 << 30
-    used, free, reserved, total = values["rest"][0]
+    (used,), (free, reserved, total) = values["memory"]
     assert (used, reserved, total) == (4 * gib, gib / 2, 80 * gib)
     assert used + free + reserved == total
-    assert values["rest"][1:] == [[56.0], [40.0, 20.0]]
+    assert values["rest"] == [[56.0], [40.0, 20.0]]
     assert values["pcie"] == [[1.5e6], [2.5e5]]
     assert values["limit"] == [700.0]
     sm, mem, graphics = (clock[0] for clock in values["clocks"])
@@ -243,15 +244,24 @@ def test_throttle_reasons_under_their_older_names(ask: Ask, tmp_path: Path) -> N
     assert ask(THROTTLE, "throttle=0x4", folder=folder)[0] == 1.0
 
 
-PROCESSES = "tell(plain(nvml.compute_processes(gpus[0])))"
+def test_asked_again_the_bits_are_the_same_and_what_is_untold_is_0(ask: Ask) -> None:
+    both = "tell([plain(nvml.throttle_reasons(gpus[0])), plain(nvml.throttle_bits(gpus[0]))])"
+    told, again = ask(both, "throttle=0x24")
+    assert again == told
+    told, again = ask(both, "throttle=0x4;known_throttle=0x5")
+    assert [value for value in told if not isinstance(value, dict)] == [1.0, 0.0]
+    assert sum(again) == 1.0
 
 
-def test_processes_are_counted_and_their_memory_summed(ask: Ask) -> None:
-    assert ask(PROCESSES) == [0.0, 0.0]
-    assert ask(PROCESSES, "processes=11:1000,12:24") == [2.0, 1024.0]
-    count, memory = ask(PROCESSES, "processes=11:1000,12:-1")
-    assert count == 2.0
-    assert "memory of each process" in memory["reason"]
+PROCESSES = "tell(plain(nvml.process_memory_bytes(gpus[0])))"
+
+
+def test_each_process_has_its_memory_or_the_driver_does_not_tell(ask: Ask) -> None:
+    assert ask(PROCESSES) == {}
+    assert ask(PROCESSES, "processes=11:1000,12:24") == {"11": 1000.0, "12": 24.0}
+    assert ask(PROCESSES, "processes=11:1000,12:-1") == {"11": 1000.0, "12": None}
+    refused = ask(PROCESSES, "fail=nvmlDeviceGetComputeRunningProcesses_v3:4")
+    assert "no permission" in refused["reason"]
 
 
 @pytest.mark.parametrize(

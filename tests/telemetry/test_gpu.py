@@ -15,14 +15,24 @@ import pytest
 
 from infra.nvml_buffers import Kept, Used
 from telemetry.clock import Clock
-from telemetry.collectors.gpu import METRICS, UP, GpuCollector
-from telemetry.collectors.gpu_buffers import descends, means, namespace_why, placed
-from telemetry.collectors.gpu_metrics import GPM_METRICS, OF_INSTANCES, PROCESS_USES
+from telemetry.collectors.gpu import METRICS, QUESTIONS, UP, GpuCollector
+from telemetry.collectors.gpu_buffers import placed
+from telemetry.collectors.gpu_metrics import (
+    COVERED_BY_GPM,
+    GPM_METRICS,
+    OF_INSTANCES,
+    PROCESS_USES,
+)
+from telemetry.collectors.gpu_processes import descends, means, namespace_why
 from tests.nvml.build import VGPU, build, environment, run_with
 
 INSTANCE = {metric.name for metric in OF_INSTANCES} | {UP.name}
 GPM = {metric.name for metric in GPM_METRICS}
 PROCESSES = {metric.name for metric in PROCESS_USES}
+PCIE = {metric.name for metric in COVERED_BY_GPM}
+SLOW = {metric.name for question in QUESTIONS if question.slow for metric in question.metrics}
+AMPERE = "architecture=7"
+"""A GPU without GPM."""
 
 PROGRAM = """
 import json, os, sys, time
@@ -123,8 +133,9 @@ def _energy(index: int, t: float) -> float:
 @pytest.mark.needs("gcc")
 def test_two_healthy_gpus_tell_everything_and_agree_with_the_truth(watch: Watch) -> None:
     seen = watch(steps=20)
-    assert set(seen.reasons.values()) == {None}
-    assert set(seen.values) == set(seen.reasons)
+    absent = {metric for (_, metric), reason in seen.reasons.items() if reason is not None}
+    assert absent == PCIE
+    assert set(seen.values) == {key for key, reason in seen.reasons.items() if reason is None}
     assert set(seen.reasons) == {(f"gpu:{i}", m.name) for i in range(2) for m in METRICS}
     assert seen.losses == []
     for index in range(2):
@@ -140,7 +151,7 @@ def test_two_healthy_gpus_tell_everything_and_agree_with_the_truth(watch: Watch)
 
 @pytest.mark.needs("gcc")
 def test_a_sample_asks_one_blocking_question_and_all_get_their_turn(watch: Watch) -> None:
-    seen = watch("pcie_rx_kb=3000;pcie_tx_kb=70", steps=8)
+    seen = watch(f"{AMPERE};pcie_rx_kb=3000;pcie_tx_kb=70", steps=8)
     asked = [[row for row in rows if row[2].startswith("pcie_")] for rows in seen.rounds]
     assert [len(rows) for rows in asked] == [1] * 8
     turns = [(rows[0][1], rows[0][2]) for rows in asked]
@@ -149,8 +160,32 @@ def test_a_sample_asks_one_blocking_question_and_all_get_their_turn(watch: Watch
     for (ts_ns, _, metric, value, start_ns), *_ in asked:
         assert ts_ns - start_ns == 20_000_000
         assert value == (3e6 if "rx" in metric else 7e4)
-    windows = GPM | PROCESSES | {"pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s"}
+    windows = PROCESSES | PCIE
     assert {row[2] for rows in seen.rounds for row in rows if row[4] is not None} == windows
+
+
+@pytest.mark.needs("gcc")
+def test_what_gpm_tells_without_gaps_is_not_asked_in_gaps(watch: Watch) -> None:
+    seen = watch("gpus=1;pcie_rx_kb=3000", steps=4)
+    why = seen.reasons["gpu:0", "pcie_rx_bytes_per_s"]
+    assert why == "GPM tells it without gaps, as gpm_pcie_rx_bytes_per_s"
+    assert {metric for _, metric in seen.values} & PCIE == set()
+    half = watch("gpus=1;fail=gpm20:3", steps=4)
+    assert half.reasons["gpu:0", "gpm_pcie_tx_bytes_per_s"] is not None
+    assert {metric for _, metric in half.values} & PCIE == {"pcie_tx_bytes_per_s"}
+
+
+@pytest.mark.needs("gcc")
+def test_what_moves_slowly_is_asked_once_a_second_and_at_the_end(watch: Watch) -> None:
+    seen = watch("gpus=1", steps=23)
+    assert {seen.periods[name] for name in SLOW} == {1.0}
+    for name in SLOW:
+        times = [t for t, _ in seen.values["gpu:0", name]]
+        assert len(times) == 4, name
+        assert [after - before for before, after in pairwise(times)][:2] == [
+            pytest.approx(1, abs=0.09)
+        ] * 2
+    assert len(seen.values["gpu:0", "gpu_mem_used_bytes"]) == 23
 
 
 @pytest.mark.needs("gcc")
@@ -192,7 +227,7 @@ def test_a_function_that_the_driver_lacks_costs_only_its_own_metric(
     folder = build(tmp_path / "old", without=["nvmlDeviceGetTotalEnergyConsumption"])
     seen = watch(folder=folder)
     absent = {metric for (_, metric), reason in seen.reasons.items() if reason}
-    assert absent == {"energy_j"}
+    assert absent == {"energy_j", *PCIE}
     assert "older driver" in (seen.reasons["gpu:0", "energy_j"] or "")
 
 
@@ -222,7 +257,7 @@ def test_a_gpu_that_is_lost_before_the_run_is_absent_with_its_reason(watch: Watc
     assert "lost" in (seen.reasons["gpu:1", "energy_j"] or "")
     assert [value for _, value in seen.values["gpu:1", "gpu_up"]] == [0.0] * 4
     assert {metric for entity, metric in seen.values if entity == "gpu:1"} == {"gpu_up"}
-    assert seen.present("gpu:0") == {metric.name for metric in METRICS}
+    assert seen.present("gpu:0") == {metric.name for metric in METRICS} - PCIE
 
 
 @pytest.mark.needs("gcc")
@@ -238,15 +273,15 @@ def test_a_counter_that_goes_backwards_is_passed_on_as_it_is(watch: Watch) -> No
 
 @pytest.mark.needs("gcc")
 def test_a_call_that_fails_mid_run_fails_alone_and_is_told_once(watch: Watch) -> None:
-    edits = {3: "fail=nvmlDeviceGetTemperature:999", 6: "fail="}
+    edits = {3: "fail=nvmlDeviceGetTotalEnergyConsumption:999", 6: "fail="}
     seen = watch("gpus=1", steps=8, edits=edits)
-    assert len(seen.values["gpu:0", "gpu_temperature_c"]) == 5
-    assert len(seen.values["gpu:0", "energy_j"]) == 8
+    assert len(seen.values["gpu:0", "energy_j"]) == 5
+    assert len(seen.values["gpu:0", "gpu_clock_sm_mhz"]) == 8
     assert {value for _, value in seen.values["gpu:0", "gpu_up"]} == {1.0}
     assert len(seen.losses) == 1
-    assert "gpu:0 gpu_temperature_c" in seen.losses[0]
+    assert "gpu:0 energy_j" in seen.losses[0]
     ((*what, why),) = seen.ended
-    assert what == ["gpu:0", "gpu_temperature_c"]
+    assert what == ["gpu:0", "energy_j"]
     assert "unknown error" in why
 
 

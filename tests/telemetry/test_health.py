@@ -1,0 +1,88 @@
+"""When a collector's thread samples, and how it is woken for the last time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from telemetry.clock import Clock
+from telemetry.health import Stop, Worker
+from telemetry.samples import Metric, Samples, Series
+from telemetry.segments import SegmentWriter
+
+LEVEL = Series(
+    entity="made", metric=Metric(name="level", unit="1", kind="gauge", meaning="", source="")
+)
+
+
+@dataclass(kw_only=True)
+class Ticking:
+    """A collector that notes when it was asked."""
+
+    period_s: float
+    name: str = "made"
+    remote: bool = False
+    times_s: list[float] = field(default_factory=list)
+
+    def open(self) -> Sequence[Series]:
+        return [LEVEL]
+
+    def sample(self) -> Samples:
+        self.times_s.append(time.monotonic())
+        return []
+
+    def close(self) -> None:
+        """Nothing was taken."""
+
+
+def ticks(folder: Path, collector: Ticking, *, phase_s: float, count: int) -> list[float]:
+    writer = SegmentWriter(folder, "made", [], host="here", period_s=collector.period_s)
+    worker = Worker(collector=collector, writer=writer, clock=Clock(offset_ns=0), phase_s=phase_s)
+    stop = Stop()
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    while len(collector.times_s) < count:
+        time.sleep(0.01)
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    return collector.times_s[:count]
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 0.03])
+def test_ticks_are_at_multiples_of_the_period_and_a_phase(tmp_path: Path, phase_s: float) -> None:
+    times_s = ticks(tmp_path, Ticking(period_s=0.1), phase_s=phase_s, count=12)
+    late_s = sorted((at_s - phase_s) % 0.1 for at_s in times_s)
+    assert late_s[6] < 0.02, "half of them at most 20 ms late, on a machine that does other work"
+    assert all(after > before for before, after in pairwise(times_s))
+
+
+def test_another_machine_is_asked_at_once(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    (first,) = ticks(tmp_path, Ticking(period_s=600.0, remote=True), phase_s=0.0, count=1)
+    assert first - begin < 5
+
+
+def test_a_stop_wakes_all_that_sleep_and_nobody_sleeps_after_it() -> None:
+    stop = Stop()
+    assert not stop.wait(0.0)
+    assert not stop.wait(0.01)
+    said: list[bool] = []
+    sleepers = [threading.Thread(target=lambda: said.append(stop.wait(60))) for _ in range(8)]
+    for one in sleepers:
+        one.start()
+    time.sleep(0.05)
+    assert said == []
+    stop.set()
+    for one in sleepers:
+        one.join(5)
+    assert said == [True] * 8
+    stop.set()
+    assert stop.wait(0.0)
+    assert stop.wait(60)
