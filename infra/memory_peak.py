@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from infra.device import Device
 
 STATUS = Path("/proc/self/status")
+CUDA_BLOCK_BYTES = 512
+"""torch's CUDA allocator rounds up to it (kMinBlockSize in CUDACachingAllocator)."""
 CUDA_HOW = "torch.cuda.max_memory_allocated over what was allocated before"
 CPU_HOW = (
     "coarse: the process's largest resident memory (VmHWM) over what was resident before; code "

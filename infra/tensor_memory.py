@@ -15,13 +15,15 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all tensor storages that were made inside of ``with``, while they live.
 
     A view shares its storage and counts once; what was made before ``with`` does not count. Each
-    storage is rounded up to ``block_bytes``, as an allocator does. What a kernel takes for itself
-    while it runs (the workspace of a matrix product) is not seen. Under ``FakeTensorMode``, entered
-    before it, the same code is counted without its memory being taken.
+    storage is rounded up to ``block_bytes``, as an allocator does; with a ``kind`` ("cuda") those
+    of other devices do not count. What a kernel takes for itself while it runs (the workspace of a
+    matrix product) is not seen. Under ``FakeTensorMode``, entered before it, the same code is
+    counted without its memory being taken.
     """
 
-    def __init__(self, *, block_bytes: int = 1) -> None:
+    def __init__(self, *, block_bytes: int = 1, kind: str | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._kind = kind
         self.bytes = 0
         self.peak_bytes = 0
         self._block_bytes = block_bytes
@@ -47,7 +49,7 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _see(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
-        if key in self._alive:
+        if key in self._alive or self._kind not in {None, storage.device.type}:
             return
         rounded = -(-storage.nbytes() // self._block_bytes) * self._block_bytes
 

@@ -242,15 +242,28 @@ def report(run: str, out: Path) -> None:
     metavar="NAME",
     help="Require the bearer token that this environment variable holds.",
 )
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Where the model runs.  [default: as in the recipe of RUN]",
+)
 @out_option
-def serve(run: str, host: str, port: int, token_env: str | None, out: Path) -> None:
+def serve(
+    run: str, out: Path, *, host: str, port: int, token_env: str | None, device: str | None
+) -> None:
     """Serve the champion with the online features of RUN (Open Inference Protocol v2, HTTP)."""
     from pipeline.serve import serve_run
 
     if token_env and not os.environ.get(token_env):
         raise ValueError(f"--token-env {token_env}: this environment variable is not set")
     serve_run(
-        finished_run(run, out), out, host=host, port=port, token_env=token_env, say=click.echo
+        finished_run(run, out),
+        out,
+        host=host,
+        port=port,
+        token_env=token_env,
+        device=device,
+        say=click.echo,
     )
 
 

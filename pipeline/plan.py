@@ -132,7 +132,12 @@ def _protocol_problems(recipe: Recipe) -> Iterator[str]:
 def _device_problems(recipe: Recipe) -> Iterator[str]:
     from infra.device import choose_device
 
-    for key, device in (("model", recipe.model.device), ("features", recipe.features.device)):
+    devices = {
+        "model": recipe.model.device,
+        "features": recipe.features.device,
+        "serving": recipe.serving.device,
+    }
+    for key, device in devices.items():
         if device == "cuda":
             try:
                 choose_device(device)

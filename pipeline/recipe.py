@@ -164,6 +164,9 @@ class Online(Section):
 class Serving(Section):
     """The served model and the load that is put on it."""
 
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the model runs; auto: CUDA where there is a GPU, else the CPU"
+    )
     rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (100, 200, 400, 800, 1600), description="offered requests per second, one after another"
     )

@@ -26,29 +26,34 @@ def serve_run(
     host: str,
     port: int,
     token_env: str | None,
+    device: str | None,
     say: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises ValueError where there is nothing to serve.
 
+    ``device``: as in the recipe (``serving.device``) where it is None.
     On SQLite it works on a copy of the run's online state, so that it can be served again; on
     Redis it goes on with the state that is there.
     """
     _must_be_free(host, port)
     from features.online_views import open_online_store
+    from infra.device import choose_device
     from serving.app import ServerSettings
     from serving.server import online_settings, serve
 
     recipe = Recipe.model_validate(folder.read()["recipe"])
+    on = choose_device(device or recipe.serving.device)
     champion = _champion(recipe, out)
     state = _online_state(folder)
     address = _online_address(recipe)
     with tempfile.TemporaryDirectory(prefix="stagescope-serve-") as scratch:
         live = shutil.copytree(state, Path(scratch) / "online")
-        say(f"{champion.name} version {champion.version}, loading ...")
+        say(f"{champion.name} version {champion.version}, loading on {on.name} ...")
         serve(
             champion.artifact.path,
             open_online_store(live, online_settings(address)),
             ServerSettings(host=host, port=port, token_env=token_env),
+            device=on,
             ready=partial(_announce, say, host),
         )
 

@@ -14,6 +14,7 @@ from typing import Protocol as TypingProtocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.export.passes import move_to_device_pass
 
 from features.contracts import FEATURES
 from features.event_table import StoreUnavailableError
@@ -65,13 +66,13 @@ class Found:
 
 
 class Model:
-    """An exported program over the fifteen features, on the CPU."""
+    """An exported program over the fifteen features, on one device, by torch's name for it."""
 
-    def __init__(self, program: torch.nn.Module, version: str) -> None:
-        self._program, self.version = program, version
+    def __init__(self, program: torch.nn.Module, version: str, device: str) -> None:
+        self._program, self.version, self._device = program, version, device
 
     @staticmethod
-    def load(folder: Path, version: str = "1") -> Model:
+    def load(folder: Path, version: str = "1", device: str = "cpu") -> Model:
         """Open ``model.pt2`` and ``model.json``; raises ValueError if it takes other features."""
         about = json.loads((folder / "model.json").read_text())
         takes = tuple(about.get("features", ()))
@@ -80,17 +81,22 @@ class Model:
                 f"{folder / 'model.json'} says that the model takes {list(takes)}, and serving "
                 f"gives {list(FEATURES)}: train it again with this version"
             )
-        return Model(torch.export.load(folder / "model.pt2").module(), version)
+        program = torch.export.load(folder / "model.pt2")
+        if device != "cpu":  # the constants within its code move too, not the weights alone
+            program = move_to_device_pass(program, device)
+        return Model(program.module(), version, device)
 
-    def parameters_bytes(self) -> int:
-        """What its weights and buffers take."""
-        return sum(value.nbytes for value in self._program.state_dict().values())
+    def parameters_bytes(self, block_bytes: int = 1) -> int:
+        """What its weights and buffers take, each in whole blocks."""
+        sizes = (value.nbytes for value in self._program.state_dict().values())
+        return sum(-(-size // block_bytes) * block_bytes for size in sizes)
 
     def predict(self, features: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Fraud probability of each row, float32 [n]."""
+        """Fraud probability of each row, float32 [n]; it is there, and no work is left queued."""
         with torch.inference_mode():
-            answer: torch.Tensor = self._program(torch.from_numpy(features).to(torch.float32))
-        return answer.numpy()
+            inputs = torch.from_numpy(features).to(torch.float32).to(self._device)
+            answer: torch.Tensor = self._program(inputs)
+        return answer.cpu().numpy()
 
 
 class Predictor:

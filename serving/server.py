@@ -25,6 +25,7 @@ import torch
 import uvicorn
 
 from features.online import OnlineFeatures
+from infra.device import REQUESTS, Device, choose_device
 from serving.app import App, ServerSettings
 from serving.memory import ServingMemory
 from serving.predictor import Counting, Model, Predictor
@@ -113,6 +114,7 @@ def serve(
     settings: ServerSettings,
     *,
     ready: Callable[[int], None],
+    device: Device,
     counting: Counting | None = None,
 ) -> None:
     """Serve the model on the features of the Feast ``store`` until SIGTERM or SIGINT.
@@ -121,8 +123,9 @@ def serve(
     """
     torch.set_num_threads(1)
     counting = counting or NullHandle()
-    memory = ServingMemory()
-    predictor = Predictor(Model.load(model_folder), OnlineFeatures(store), counting)
+    memory = ServingMemory(device)
+    model = Model.load(model_folder, device=device.torch_name)
+    predictor = Predictor(model, OnlineFeatures(store), counting)
     server, listening = make_server(
         predictor, settings, ready=ready, counting=counting, memory=memory
     )
@@ -139,6 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--online", default="sqlite", help="sqlite, or a Redis address such as 127.0.0.1:6379"
     )
+    parser.add_argument(
+        "--device", choices=REQUESTS, default="auto", help="where the model runs (default: auto)"
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
     parser.add_argument("--token-env", help="the environment variable that holds the token")
@@ -150,10 +156,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = ServerSettings(host=given.host, port=given.port, token_env=given.token_env)
     if given.any_time:
         settings = replace(settings, max_ahead_s=None)
+    try:
+        device = choose_device(given.device)
+    except ValueError as error:
+        parser.error(str(error))
     serve(
         given.model,
         open_online_store(given.store, online_settings(given.online)),
         settings,
+        device=device,
         ready=partial(_announce, given.host),
     )
 

@@ -65,6 +65,11 @@ class Stop:
         return self._ordered
 
 
+def next_moment(after_s: float, period_s: float, phase_s: float) -> float:
+    """The first moment after ``after_s`` that is ``phase_s`` past a multiple of ``period_s``."""
+    return (math.floor((after_s - phase_s) / period_s) + 1) * period_s + phase_s
+
+
 @dataclass(kw_only=True)
 class Worker:
     """One collector. ``run`` samples in a thread of its own; ``flush`` writes in another."""
@@ -152,8 +157,7 @@ class Worker:
         """The first moment to sample at from then on."""
         if self.remote:
             return from_s
-        period_s = self.collector.period_s
-        return math.ceil((from_s - self.phase_s) / period_s) * period_s + self.phase_s
+        return next_moment(from_s, self.collector.period_s, self.phase_s)
 
     def _once(self, *, last: bool = False) -> bool:
         """Take one sample, having opened the collector; whatever goes wrong becomes data.

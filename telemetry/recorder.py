@@ -25,7 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from telemetry.clock import Clock
 from telemetry.collectors import COLLECTORS
-from telemetry.health import HEALTH, Stop, Worker
+from telemetry.health import HEALTH, Stop, Worker, next_moment
 from telemetry.samples import Collector, Sample, Series
 from telemetry.segments import SegmentWriter
 from telemetry.settings import TelemetrySettings
@@ -36,9 +36,11 @@ READY_S = 5.0
 """So long a collector may take to open (a driver to load) before orders are taken without it."""
 ORPHANED_S = 1.0
 """How often it is asked whether the parent lives: a fork of it can hold stdin open."""
+GC_ROWS = 50_000
+"""New objects until the next collection; the usual 700 are made every second."""
 PHASE_S = 0.002
-"""Collectors sample so long one after another: their values are of nearly one moment, none waits
-for another's interpreter lock, and the second one wakes no CPU and finds warm caches."""
+"""Collectors sample so long one after another, and the writer follows: their values are of nearly
+one moment, none waits for another's interpreter lock, and all but the first find warm caches."""
 
 Factory = Callable[[Clock, TelemetrySettings, Path | None], Collector]
 
@@ -103,8 +105,11 @@ class Recorder:
         self._threads.append(thread)
 
     def _write(self, stop: Stop) -> None:
-        while not stop.wait(self._settings.flush_s):
+        period_s, phase_s = self._settings.flush_s, len(self._workers) * PHASE_S
+        now_s = time.monotonic()
+        while not stop.wait(next_moment(now_s, period_s, phase_s) - now_s):
             self.flush()
+            now_s = time.monotonic()
 
     def flush(self) -> None:
         """Have everything on disk that was sampled until now."""
@@ -176,6 +181,7 @@ def serve(recorder: Recorder, terminated: int) -> None:
     with contextlib.suppress(OSError):  # its own end would be its smallest trouble
         recorder.watch("recorder", os.getpid())
     gc.freeze()  # what is here now stays: collections need not look through it
+    gc.set_threshold(GC_ROWS)  # rows are in no cycles, and live until they are written
     _say({"ready": os.getpid(), "losses": recorder.losses()})
     for line in _orders(sys.stdin.fileno(), terminated, parent):
         said = answer(recorder, line)

@@ -83,12 +83,12 @@ class TinyNet(torch.nn.Module):
         return torch.sigmoid(self.layer(features / 100)).squeeze(1)
 
 
-def write_tiny_model(folder: Path) -> Path:
+def write_tiny_model(folder: Path, net: TinyNet | None = None) -> Path:
     """A model folder as training leaves it, small."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = torch.export.Dim("rows", min=1)
     example = (torch.zeros(4, len(FEATURES)),)
-    program = torch.export.export(TinyNet().eval(), example, dynamic_shapes=({0: rows},))
+    program = torch.export.export((net or TinyNet()).eval(), example, dynamic_shapes=({0: rows},))
     torch.export.save(program, folder / "model.pt2")
     (folder / "model.json").write_text(json.dumps({"features": FEATURES}))
     return folder

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from features.contracts import FEATURES
 from infra.device import Device
+from infra.memory_peak import CUDA_BLOCK_BYTES
 from infra.tensor_memory import LiveTensors
 from telemetry.handle import NullHandle
 from training.loader import shuffled
@@ -28,8 +29,6 @@ from training.loop import Context, Fit, Phase, TrainingSettings, held_out, proba
 from training.models.base import ModelSettings
 from training.steps import HostStepClock
 
-CUDA_BLOCK_BYTES = 512
-"""torch's CUDA allocator rounds up to it (kMinBlockSize in CUDACachingAllocator)."""
 WARM_STEPS = 2
 """The first makes gradients and the optimiser's state, the second has them."""
 

@@ -43,6 +43,7 @@ class ServingStage:
     days: int
     store: Literal["sqlite", "redis"]
     redis_env: str
+    device: str
     rates: tuple[float, ...]
     seconds_per_rate: float
     connections: int
@@ -119,6 +120,7 @@ class ServingStage:
         command = tied(
             "serving.server",
             *("--model", str(model), "--store", str(store), "--online", self._online()),
+            *("--device", self.device),
         )
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:

@@ -13,6 +13,7 @@ import resource
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from telemetry.collectors.machine import read_file
 from telemetry.collectors.procfs import parse_status
 from telemetry.collectors.proctree import Key, Process, Reading, TreeAccount, Usage
 
@@ -249,8 +250,9 @@ class Forest:
             if seen is None or seen[0] is not process.last:
                 # One that slept since then has neither got nor lost a page.
                 seen = None
-                with contextlib.suppress(OSError), open(f"{self._proc}/{pid}/status", "rb") as file:  # noqa: PTH123
-                    peak_bytes, swap_bytes = parse_status(file.read())
+                status = read_file(f"{self._proc}/{pid}/status")
+                if status is not None:
+                    peak_bytes, swap_bytes = parse_status(status)
                     tree.peak_rss_bytes = max(tree.peak_rss_bytes, peak_bytes)
                     seen = process.last, swap_bytes
             if seen is not None:

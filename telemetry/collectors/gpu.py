@@ -41,7 +41,7 @@ from telemetry.collectors.gpu_processes import (
     ProcessMemorySource,
     ProcessSource,
 )
-from telemetry.samples import Metric, Sample, Samples, Series
+from telemetry.samples import Metric, Sample, Samples, Series, samples_at
 
 __all__ = ["METRICS", "NO_GPU", "QUESTIONS", "UP", "GpuCollector"]
 
@@ -66,6 +66,12 @@ class _Plan:
     reader: nvml.Reader
     series: tuple[Series, ...]
     window_ns: int | None
+    plain: bool = field(init=False)
+    """No series is absent, and none is a window."""
+
+    def __post_init__(self) -> None:
+        whole = all(one.reason is None for one in self.series)
+        object.__setattr__(self, "plain", whole and self.window_ns is None)
 
 
 @dataclass(kw_only=True)
@@ -231,6 +237,9 @@ class GpuCollector:
     def _ask(self, plan: _Plan, samples: list[Sample]) -> bool:
         values = plan.reader(plan.gpu)
         ts_ns = self.clock.now_ns()
+        if plan.plain and isinstance(values, tuple) and nvml.Absent not in map(type, values):
+            samples += samples_at(ts_ns, plan.series, values)  # type: ignore[arg-type]
+            return True
         if isinstance(values, nvml.Absent):
             values = (values,) * len(plan.series)
         start_ns = ts_ns - plan.window_ns if plan.window_ns else None

@@ -47,7 +47,7 @@ def _metric(
     )
 
 
-BUFFER = "nvmlDeviceGetSamples (the driver's own buffer, read twice a second)"
+BUFFER = "nvmlDeviceGetSamples (the driver's own buffer, read once a second)"
 GPM = "nvmlGpmMetricsGet of two samples 0.2 s apart (Hopper and later)"
 PROCESS_USE = "nvmlDeviceGetProcessUtilization, once a second"
 UTILIZATION = "nvmlDeviceGetUtilizationRates (the driver's own window of 1/6 to 1 s)"

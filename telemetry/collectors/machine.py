@@ -82,6 +82,20 @@ def read_whole(descriptor: int) -> bytes:
     return data
 
 
+def read_file(path: str) -> bytes | None:
+    """A short file of the kernel that is read seldom; None where there is none (any more)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(descriptor, _CHUNK_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What was found: sources for each sample, those for once a second, and what is absent."""

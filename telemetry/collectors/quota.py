@@ -6,13 +6,11 @@ in its own, does not feel. The group is asked for at each look, for a process ca
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from telemetry.collectors.machine import cgroup_below, cgroup_mounts
+from telemetry.collectors.machine import cgroup_below, cgroup_mounts, read_file
 from telemetry.collectors.procfs import parse_cgroup_paths, parse_quota
 
-_MOST_BYTES = 1 << 14
 Quota = tuple[float, float, float]
 """Seconds held back, summed over CPUs; periods in which it was; periods with work in all."""
 
@@ -49,7 +47,7 @@ class QuotaAccount:
 
         Of a process that has ended v1 says the root, so a chain is not cut short.
         """
-        said = _bytes(self._said_in)
+        said = read_file(self._said_in)
         if said is None or said == self._said:
             return self._chain
         self._said, paths = said, parse_cgroup_paths(said)
@@ -64,22 +62,8 @@ class QuotaAccount:
 
 
 def _read(file: str) -> Quota | None:
-    data = _bytes(file)
+    data = read_file(file)
     try:
         return None if data is None else parse_quota(data)
     except ValueError:
         return None
-
-
-def _bytes(file: str) -> bytes | None:
-    """A small file of the kernel; None where there is none (any more)."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return os.read(descriptor, _MOST_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)

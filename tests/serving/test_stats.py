@@ -14,13 +14,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.online import OnlineFeatures
+from infra.device import Device, choose_device
+from infra.tensor_memory import LiveTensors
 from serving.app import App, ServerSettings
 from serving.load import LoadSettings, payment_bodies, put_load
-from serving.memory import NO_GPU, ServingMemory
+from serving.memory import ServingMemory
 from serving.predictor import Model, Predictor
 from serving.stats import (
     PARTS,
@@ -34,7 +37,13 @@ from serving.stats import (
     read_stats,
 )
 from telemetry.handle import NullHandle
-from tests.online_support import dense_table, one_torch_thread, running, write_tiny_model
+from tests.online_support import (
+    TinyNet,
+    dense_table,
+    one_torch_thread,
+    running,
+    write_tiny_model,
+)
 from tests.redis_server import free_port
 
 HOST = "127.0.0.1"
@@ -49,7 +58,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def memory() -> ServingMemory:
-    return ServingMemory()
+    return ServingMemory(choose_device("cpu"))
 
 
 @pytest.fixture
@@ -253,8 +262,47 @@ def test_a_served_models_memory_is_predicted_from_its_program(
     assert said["predicted"]["parameters_bytes"] == (15 + 1) * 4
     assert said["predicted"]["activations_bytes"] >= 256 * (15 * 4 + 15 * 4 + 4)
     assert said["predicted"]["batch_rows"] == 256
-    assert said["gpu"] == NO_GPU
+    assert said["gpu"].startswith("absent: the server scores on the CPU (")
     assert said["measured"].keys() & {"peak_bytes", "reason"}
+
+
+def test_on_a_gpu_what_torch_counts_there_is_beside_the_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The GPU is torch's device without contents, and the allocator's counts are given."""
+    counts = {
+        "reset_peak_memory_stats": 0,
+        "memory_allocated": 1000,
+        "max_memory_allocated": 51_000,
+        "max_memory_reserved": 1 << 21,
+    }
+    for name, value in counts.items():
+        monkeypatch.setattr(torch.cuda, name, lambda index, value=value: value)
+    memory = ServingMemory(Device(kind="cuda", name="a GPU", index=0, amp=True))
+    memory.predict(Model.load(write_tiny_model(tmp_path)), 256)
+    said = memory.to_json()
+    assert "gpu" not in said
+    assert said["predicted"]["parameters_bytes"] == 2 * 512, "two tensors, each in a whole block"
+    assert said["predicted"]["activations_bytes"] == 0, "no tensor was made on CUDA here"
+    assert said["measured"]["peak_bytes"] == 50_000
+    assert said["measured"]["reserved_bytes"] == 1 << 21
+    assert said["process"].keys() & {"peak_bytes", "reason"}
+
+
+def test_a_model_is_moved_with_its_constants_and_batches_follow_it(tmp_path: Path) -> None:
+    class WithConstant(TinyNet):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return super().forward(features + torch.arange(features.shape[1]))
+
+    model = Model.load(write_tiny_model(tmp_path, WithConstant()), device="meta")
+    with (
+        LiveTensors(kind="meta") as live,
+        LiveTensors(kind="cpu") as on_host,
+        pytest.raises(NotImplementedError, match="meta"),  # its answer has no contents
+    ):
+        model.predict(np.zeros((64, 15)))
+    assert live.peak_bytes >= 64 * 15 * 4
+    assert on_host.peak_bytes == 64 * 15 * (8 + 4), "the batch, as it came and as it goes over"
 
 
 def test_the_statistics_carry_the_memory_where_it_is_watched(
