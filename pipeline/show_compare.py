@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from pipeline.console import print_rows
-from telemetry.compare import QUIET, WANTED, Compared, Comparison, compare, percent
+from pipeline.show import ABSENT
+from telemetry.compare import Comparison, compare
+from telemetry.compared import QUIET, WANTED, Compared, percent
 from telemetry.reference import Reference
 
 MOST_ROWS = 40
@@ -26,12 +28,13 @@ def show_published(console: Console, reference: Reference) -> None:
             stage.name,
             f"{stage.duration.median:.3g} s",
             f"{min(stage.duration.known):.3g} to {max(stage.duration.known):.3g} s",
+            stage.verdicts or ABSENT,
             str(len(stage.metrics)),
         )
         for stage in reference.stages
     ]
     title = f"profile {reference.name}: {reference.runs} runs"
-    print_rows(console, title, ("stage", "median", "band", "figures"), rows)
+    print_rows(console, title, ("stage", "median", "band", "held back by", "figures"), rows)
     for key, values in reference.varied.items():
         told = ", ".join(map(str, dict.fromkeys(values)))
         console.print(
@@ -69,6 +72,11 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
 def closing_lines(comparison: Comparison) -> list[str]:
     """Why it differs, how the environments differ, and the outcome, which is the last line."""
     lines = [one.sentence for one in comparison.explanations]
+    lines += [
+        f"{stage}: its verdict is {b} in B, and {a} in A"
+        for stage, (a, b) in comparison.held_back_by.items()
+        if a and b and a != b
+    ]
     lines += [f"environment: {one.sentence()}" for one in comparison.environment]
     if comparison.outcome == "unsure":
         lines += [f"open: {one}" for one in comparison.open_points()]

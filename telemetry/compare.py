@@ -6,14 +6,11 @@ left of the chance of a false alarm. ``docs/compare.md`` says why, and with what
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-
+from telemetry.compared import Compared, family, percent, rule_of
 from telemetry.explain import (
     EnvironmentDifference,
     Explanation,
@@ -22,178 +19,15 @@ from telemetry.explain import (
 )
 from telemetry.published_recipe import is_same_recipe
 from telemetry.reference import DURATION, Entry, Reference, StageEntries
-from telemetry.statistics import (
-    Difference,
-    chance,
-    digits,
-    half_width,
-    holm,
-    runs_needed,
-    smallest,
-    welch,
-)
 
 SCHEMA = "stagescope.comparison/1"
 ALPHA_TIMES, ALPHA_REST = 0.04, 0.01
 """Chance of a false alarm in each family; together one in twenty over the whole profile."""
 TOLERANCE = 0.20
 """A stage whose time is off by less than this share of it, beyond doubt, is called the same."""
-ALPHA_SAME = 0.05
-"""Chance that a stage just as far off is called the same: two one-sided tests. That all stages are
-the same is said where each is, so no correction for their number is due (Berger 1982)."""
 LEAST_SHARE = 0.05
 """Stages that take less of the run than this do not keep it from being called the same."""
-WANTED = 0.05
-"""The slowdown for which the needed runs are told, and the spread above which they are (1 %)."""
-QUIET = 0.01
-_MOST = math.log(1000)
-"""Of two runs the ends of an interval can lie beyond all sense: they are cut there."""
-Verdict = Literal["slower", "faster", "more", "less", "same", "unsure"]
 Outcome = Literal["same", "differs", "unsure"]
-CHANGES: frozenset[str] = frozenset({"slower", "faster", "more", "less"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """How values of one kind are told apart.
-
-    ``grain``: amounts below it are too small to matter. Values are compared as asinh(x / 2 grain),
-    which is the logarithm where x is far above the grain and straight where it is not, so that zero
-    is a value like others. ``floor``: least spread of a run that is believed, and ``margin``: least
-    difference that is called one; both relative, above the grain.
-    """
-
-    grain: float
-    floor: float
-    margin: float
-
-    def scaled(self, values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return np.arcsinh(np.asarray(values, float) / (2 * self.grain))
-
-    def back(self, level: float, step: float) -> float:
-        """By how much a value grows whose scaled level grows by ``step``, at most thousandfold."""
-        step = min(max(step, -_MOST), _MOST)
-        return 2 * self.grain * (math.sinh(level + step) - math.sinh(level))
-
-
-TIME = Rule(grain=0.01, floor=0.002, margin=0.005)
-"""10 ms: a tick of the kernel. 0.2 %: what two clocks and a process's start leave open."""
-_SAID = Rule(grain=1.0, floor=0.002, margin=0.005)
-"""What a stage says of its data hardly varies."""
-_GRAINS = {
-    "s": 0.5,
-    "B": 4 * 2.0**20,
-    "B/s": 2.0**20,
-    "%": 1.0,
-    "W": 1.0,
-    "J": 10.0,
-    "1": 100.0,
-    "cores": 0.05,
-    "share": 0.01,
-    "ratio": 0.01,
-    "ms": 1.0,
-    "MHz": 10.0,
-    "°C": 1.0,
-}
-"""Amounts of a stage that nobody would look at, by unit: fifty clock ticks, a thousand pages …"""
-_OWN = re.compile(
-    r"(stage|app|data) .+"
-    r"|gpu:[^ ]+ (?!gpu_(temperature|clock|throttle|processes|process_mem|mem_reserved|mem_free)).+"
-)
-"""Entities and metrics that can make the outcome "differs": what others share, or the room and the
-driver make, is evidence only."""
-
-
-def rule_of(entry: Entry) -> Rule:
-    if entry.key == DURATION:
-        return TIME
-    if entry.entity == "data":
-        return replace(_SAID, grain=_GRAINS["ratio"] if entry.unit == "ratio" else 1.0)
-    return Rule(grain=_GRAINS.get(entry.unit, 1.0), floor=0.01, margin=0.02)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """One figure on both sides.
-
-    ``difference``, ``low``, ``high``: B less A in ``unit``, and the interval that holds for all
-    figures of the family at once (null with one run a side). ``change``, ``change_low``,
-    ``change_high``: the same as shares of A, null where A is below its grain. ``chance`` is of so
-    large a difference among equals, ``adjusted`` after correction for the family. ``spread``: of a
-    run, relative. ``smallest``: the least change that would have been found in 9 of 10 cases.
-    """
-
-    stage: str
-    entity: str
-    metric: str
-    figure: str
-    unit: str
-    a: float
-    b: float
-    runs_a: int
-    runs_b: int
-    difference: float
-    low: float | None
-    high: float | None
-    change: float | None
-    change_low: float | None
-    change_high: float | None
-    chance: float
-    adjusted: float
-    spread: float | None
-    smallest: float | None
-    runs_for_5_percent: int | None
-    verdict: Verdict
-
-    @property
-    def is_time(self) -> bool:
-        return (self.entity, self.metric, self.figure) == DURATION
-
-    @property
-    def is_found(self) -> bool:
-        return self.verdict in CHANGES
-
-    @property
-    def decides(self) -> bool:
-        return self.is_time or _OWN.fullmatch(f"{self.entity} {self.metric}") is not None
-
-    def to_json(self) -> dict[str, Any]:
-        fields = asdict(self)
-        for name in ("chance", "adjusted"):
-            if math.isnan(fields[name]):
-                fields[name] = None
-        return {
-            name: digits(value, 6) if isinstance(value, float) else value
-            for name, value in fields.items()
-        }
-
-    def short(self) -> str:
-        """The difference in words: ``training is 5.2 % slower (3.9 % to 6.5 %)``."""
-        if self.is_time:
-            size = "" if self.change is None else f"{percent(abs(self.change))} "
-            word = "slower" if self.difference > 0 else "faster"
-            return f"{self.stage} is {size}{word}{self._interval()}"
-        return f"{self.entity} {self.metric} {self.a:,.4g} → {self.b:,.4g} {self.unit}"
-
-    def _interval(self) -> str:
-        if self.change_low is None or self.change_high is None:
-            return ""
-        ends = [self.change_low, self.change_high]
-        if ends[0] * ends[1] < 0:
-            return f" ({percent(ends[0], signed=True)} to {percent(ends[1], signed=True)})"
-        small, large = sorted(map(abs, ends))
-        return f" ({percent(small)} to {percent(large)})"
-
-
-def percent(share: float | None, *, signed: bool = False) -> str:
-    """A share as per cent in two digits, beyond tenfold in words."""
-    if share is None:
-        return ""
-    if abs(share) >= 10:
-        return "over 1,000 %"
-    value = 100 * share
-    text = f"{value:+.1f}" if signed else f"{value:.1f}"
-    return f"{text} %" if abs(value) < 10 else f"{value:+.0f} %" if signed else f"{value:.0f} %"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +78,14 @@ class Comparison:
                 )
         return points or ([] if self.times else ["no stage was measured on both sides"])
 
+    @property
+    def held_back_by(self) -> dict[str, tuple[str, str]]:
+        """What held each stage back on either side, in words; of those that both sides measured."""
+        return {
+            row.stage: (self.a.by_stage[row.stage].verdicts, self.b.by_stage[row.stage].verdicts)
+            for row in self.times
+        }
+
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
@@ -259,6 +101,10 @@ class Comparison:
             "too_small": self.too_small,
             "environment": [asdict(one) for one in self.environment],
             "explanations": [one.to_json() for one in self.explanations],
+            "held_back_by": {
+                stage: {"a": a or None, "b": b or None}
+                for stage, (a, b) in self.held_back_by.items()
+            },
         }
 
 
@@ -283,14 +129,14 @@ def compare(
             f"{a.name} and {b.name} are of different recipes and say nothing of each other: {why}"
         )
     stages = [stage for stage in a.stages if stage.name in b.by_stage]
-    times = _family(
+    times = family(
         [(stage.name, stage.duration, b.by_stage[stage.name].duration) for stage in stages],
         ALPHA_TIMES,
         tolerance,
     )
     pairs = [(s.name, *pair) for s in stages for pair in _pairs(s, b.by_stage[s.name])]
     large = [pair for pair in pairs if not _is_too_small(pair[1], pair[2])]
-    rest = _family(large, ALPHA_REST, tolerance)
+    rest = family(large, ALPHA_REST, tolerance)
     environment = environment_differences(a, b)
     return Comparison(
         a=a,
@@ -327,126 +173,3 @@ def _is_too_small(a: Entry, b: Entry) -> bool:
     """Chosen by the amount alone, which says nothing of whether the sides differ."""
     grain = rule_of(a).grain
     return max(abs(value) for value in (*a.known, *b.known)) < grain
-
-
-def _family(
-    pairs: Sequence[tuple[str, Entry, Entry]], alpha: float, tolerance: float
-) -> tuple[Compared, ...]:
-    """All figures of one family, corrected for each other."""
-    if not pairs:
-        return ()
-    rules = [rule_of(a) for _, a, _ in pairs]
-    each = [
-        welch(rule.scaled(a.known), rule.scaled(b.known), rule.floor)
-        for rule, (_, a, b) in zip(rules, pairs, strict=True)
-    ]
-    together = Difference(
-        value=np.array([one.value for one in each]),
-        error=np.array([one.error for one in each]),
-        df=np.array([one.df for one in each]),
-        spread=np.array([one.spread for one in each]),
-    )
-    margins = np.array([rule.margin for rule in rules])
-    chances = chance(together, margins)
-    adjusted = holm(chances)
-    share = alpha / max(1, int(np.sum(~np.isnan(chances))))
-    widths, least = half_width(together, share), smallest(together, share, margins)
-    alone = half_width(together, 2 * ALPHA_SAME)
-    return tuple(
-        _compared(
-            stage,
-            a,
-            b,
-            _Tested(
-                rule=rules[i],
-                step=float(together.value[i]),
-                width=_known(widths[i]),
-                alone=_known(alone[i]),
-                least=_known(least[i]),
-                spread=_known(together.spread[i]),
-                chance=float(chances[i]),
-                adjusted=float(adjusted[i]),
-                alpha=alpha,
-                share=share,
-            ),
-            tolerance,
-        )
-        for i, (stage, a, b) in enumerate(pairs)
-    )
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tested:
-    """What the test says of one figure, on the scale of its rule.
-
-    ``width``: half of the interval that holds for the whole family; ``alone``: of that which says
-    whether the figure is the same.
-    """
-
-    rule: Rule
-    step: float
-    width: float | None
-    alone: float | None
-    least: float | None
-    spread: float | None
-    chance: float
-    adjusted: float
-    alpha: float
-    share: float
-
-
-def _compared(stage: str, a: Entry, b: Entry, told: _Tested, tolerance: float) -> Compared:
-    rule = told.rule
-    level = float(rule.scaled(a.known).mean())
-    base = 2 * rule.grain * math.sinh(level)
-    is_time = a.key == DURATION
-
-    positive = min(*a.known, *b.known, 0.0) == 0.0
-
-    def amount(step: float | None) -> float | None:
-        if step is None:
-            return None
-        grown = rule.back(level, step)
-        return max(grown, -base) if positive else grown
-
-    def share(step: float | None) -> float | None:
-        value = amount(step)
-        return value / abs(base) if value is not None and abs(base) >= rule.grain else None
-
-    ends = (None, None) if told.width is None else (told.step - told.width, told.step + told.width)
-    verdict: Verdict = "unsure"
-    if told.adjusted <= told.alpha:
-        grown = told.step > 0
-        verdict = ("slower" if grown else "faster") if is_time else ("more" if grown else "less")
-    elif told.alone is not None and abs(told.step) + told.alone <= math.log1p(tolerance):
-        verdict = "same"
-    needed = None
-    if is_time and told.spread is not None and told.spread > QUIET:
-        needed = runs_needed(told.spread, math.log1p(WANTED), told.share, rule.margin)
-    return Compared(
-        stage=stage,
-        entity=a.entity,
-        metric=a.metric,
-        figure=a.figure,
-        unit=a.unit,
-        a=a.median,
-        b=b.median,
-        runs_a=len(a.known),
-        runs_b=len(b.known),
-        difference=rule.back(level, told.step),
-        low=amount(ends[0]),
-        high=amount(ends[1]),
-        change=share(told.step),
-        change_low=share(ends[0]),
-        change_high=share(ends[1]),
-        chance=told.chance,
-        adjusted=told.adjusted,
-        spread=told.spread,
-        smallest=share(told.least),
-        runs_for_5_percent=needed,
-        verdict=verdict,
-    )

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from telemetry.compare import ALPHA_REST, ALPHA_TIMES, Compared, Comparison, percent
+from telemetry.compare import ALPHA_REST, ALPHA_TIMES, Comparison
 from telemetry.compare_timeline import Timeline, drawings, timeline
+from telemetry.compared import Compared, percent
 from telemetry.reference import Reference
 from telemetry.report_html import Html, cell, heading, human, join, number, table, tag
 
@@ -51,6 +52,7 @@ def _body(comparison: Comparison, lines: Sequence[Timeline | None]) -> list[Html
     sections = (
         ("times", "Stage times", _times(comparison)),
         ("why", "Why", _why(comparison)),
+        ("held", "What held each stage back", _held_back(comparison)),
         ("timeline", "Both timelines", _timelines(comparison, lines)),
         ("metrics", "Metrics that differ", _metrics(found, "Metrics that differ")),
         ("environment", "Environment", _environment(comparison)),
@@ -137,6 +139,23 @@ def _times(comparison: Comparison) -> Html:
     )
     return join(
         [table(head, rows, caption="Stage times", class_="times"), tag("p", hint, class_="hint")]
+    )
+
+
+def _held_back(comparison: Comparison) -> Html | None:
+    if not any(a or b for a, b in comparison.held_back_by.values()):
+        return None
+    rows = [
+        tag("tr", tag("th", stage, scope="row"), cell(a or "–"), cell(b or "–"))
+        for stage, (a, b) in comparison.held_back_by.items()
+    ]
+    hint = (
+        "The verdict of each run by itself, and of how many runs where they are not all alike. A "
+        "comparison is not decided by it. A dash: none was kept (profiles of schema 1)."
+    )
+    head = ["Stage", "A", "B"]
+    return join(
+        [table(head, rows, caption="What held each stage back"), tag("p", hint, class_="hint")]
     )
 
 

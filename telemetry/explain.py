@@ -7,14 +7,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from telemetry.compared import Compared, Rule
 from telemetry.publish import flatten
 from telemetry.reference import Entry, Reference, StageEntries
 from telemetry.witness import POINTS_TO, Witness, witnesses
-
-if TYPE_CHECKING:
-    from telemetry.compare import Compared, Rule
 
 
 @dataclass(frozen=True, kw_only=True)

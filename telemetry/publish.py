@@ -98,6 +98,7 @@ class _Run:
             for stage in self.record["stages"]
             if stage.get("end_ns") and stage["status"] == "finished" and not stage["reused_from"]
         }
+        self.verdicts = {one["stage"]: one["verdict"] for one in profile.verdicts}
         self.rows: dict[str, list[Row]] = {}
         for row in profile.rows:
             self.rows.setdefault(row.stage, []).append(row)
@@ -226,7 +227,12 @@ def _together(stage: str, runs: Sequence[_Run]) -> StageEntries:
         )
         for key, (row, values, coverage) in sorted(found.items())
     )
-    return StageEntries(name=stage, start_s=digits(median(starts)), metrics=(duration, *rest))
+    return StageEntries(
+        name=stage,
+        start_s=digits(median(starts)),
+        metrics=(duration, *rest),
+        held_back_by=tuple(run.verdicts.get(stage) for run in runs),
+    )
 
 
 def _absent(runs: Sequence[_Run]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,11 +20,9 @@ from typing import Any
 from telemetry.runfolder import write_atomically
 from telemetry.statistics import digits
 
-SCHEMA = "stagescope.reference/1"
+SCHEMA = "stagescope.reference/2"
 DURATION = ("stage", "duration_seconds", "total")
 """The row that is a stage's own time."""
-_UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""Older schemas that are still read: each to the document that the next one would have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +71,16 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class StageEntries:
-    """A stage: when it began after the start of its run (median, s), and its figures."""
+    """A stage: when it began after the start of its run (median, s), and its figures.
+
+    ``held_back_by``: its verdict in each run (docs/verdicts.md), None where it has none; empty in
+    a profile that was published before they were kept.
+    """
 
     name: str
     start_s: float
     metrics: tuple[Entry, ...]
+    held_back_by: tuple[str | None, ...] = ()
 
     @cached_property
     def by_key(self) -> dict[tuple[str, str, str], Entry]:
@@ -85,6 +89,15 @@ class StageEntries:
     @property
     def duration(self) -> Entry:
         return self.by_key[DURATION]
+
+    @property
+    def verdicts(self) -> str:
+        """In words, with the number of runs where they are not all alike; "" where none is kept."""
+        counted = Counter(one for one in self.held_back_by if one is not None)
+        if len(counted) == 1 and None not in self.held_back_by:
+            return next(iter(counted))
+        runs = len(self.held_back_by)
+        return ", ".join(f"{one} {count} of {runs}" for one, count in counted.most_common())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +134,7 @@ class Reference:
                 {
                     "name": stage.name,
                     "start_s": stage.start_s,
+                    "held_back_by": list(stage.held_back_by),
                     "metrics": [entry.to_json() for entry in stage.metrics],
                 }
                 for stage in self.stages
@@ -145,13 +159,14 @@ class Reference:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Reference:
         """Read a published profile; ValueError for a schema or a digest that cannot be."""
-        data = _upgraded(dict(document))
         try:
+            data = _upgraded(dict(document))
             one = cls(
                 stages=tuple(
                     StageEntries(
                         name=stage["name"],
                         start_s=stage["start_s"],
+                        held_back_by=tuple(stage["held_back_by"]),
                         metrics=tuple(map(Entry.from_json, stage["metrics"])),
                     )
                     for stage in data["stages"]
@@ -174,6 +189,18 @@ _PLAIN = (
     *("name", "stagescope", "measured", "runs", "recipe_digest", "recipe", "environment"),
     *("varied", "absent"),
 )
+
+
+def _without_verdicts(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 kept no verdicts."""
+    stages = [{**stage, "held_back_by": []} for stage in document["stages"]]
+    return {**document, "schema": SCHEMA, "stages": stages}
+
+
+_UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "stagescope.reference/1": _without_verdicts
+}
+"""Older schemas that are still read: each to the document that the next one would have."""
 
 
 def _upgraded(document: dict[str, Any]) -> dict[str, Any]:

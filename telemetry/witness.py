@@ -11,15 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from telemetry.compared import Compared, Rule
 from telemetry.reference import DURATION, Entry, StageEntries
 from telemetry.statistics import Difference, chance, holm, welch
-
-if TYPE_CHECKING:
-    from telemetry.compare import Compared, Rule
 
 POINTS_TO = 0.05
 """Chance, corrected for a stage's witnesses, up to which one is named; a hint is not corrected."""

@@ -15,6 +15,7 @@ from infra import nvml
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.recording import Recording
 from telemetry.settings import TelemetrySettings
+from tests.bench.bench_overhead import load
 from tests.bench.measure import exact_cpu_s, memory_mb
 from tests.nvml.build import build, environment
 from tests.study.throttle import neighbour
@@ -33,30 +34,50 @@ def recording() -> Iterator[Recording]:
             yield one
 
 
-def costs() -> None:
-    print("  beside nothing else:")
-    cost()
-    print("  while all CPUs are busy:")
-    with neighbour(len(os.sched_getaffinity(0))):
-        cost()
-
-
-def cost(watched_s: float = WATCHED_S) -> None:
-    """The recorder beside a tree of nine processes, four of which come and go."""
+@contextmanager
+def nine_processes() -> Iterator[int]:
+    """A tree of nine, four of which come and go twenty times a second; yields its root."""
     tree = subprocess.Popen(["sh", "-c", TREE], start_new_session=True)
     try:
-        with recording() as one:
-            one.watch("work", tree.pid)
-            (pid,) = one.pids()
-            start_up_s = exact_cpu_s(pid)
-            time.sleep(1)
-            before_s, begin = exact_cpu_s(pid), time.perf_counter()
-            time.sleep(watched_s)
-            share = (exact_cpu_s(pid) - before_s) / (time.perf_counter() - begin)
-            rss_mb, peak_mb = memory_mb(pid)
+        yield tree.pid
     finally:
         os.killpg(tree.pid, signal.SIGKILL)
         tree.wait()
+
+
+@contextmanager
+def working_stage() -> Iterator[int]:
+    """The load of ``bench_overhead``: all CPUs hash, and one process more writes and syncs."""
+    with (
+        tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder,
+        load(Path(folder)) as one,
+    ):
+        yield one.pid
+
+
+def costs() -> None:
+    print("  beside a stage that uses all CPUs and writes:")
+    with working_stage() as root:
+        cost(root)
+    print("  beside nine processes, four of which come and go:")
+    with nine_processes() as root:
+        cost(root)
+    print("  the same, while all CPUs are busy:")
+    with nine_processes() as root, neighbour(len(os.sched_getaffinity(0))):
+        cost(root)
+
+
+def cost(root: int, watched_s: float = WATCHED_S) -> None:
+    """The recorder beside the tree of ``root``."""
+    with recording() as one:
+        one.watch("work", root)
+        (pid,) = one.pids()
+        start_up_s = exact_cpu_s(pid)
+        time.sleep(1)
+        before_s, begin = exact_cpu_s(pid), time.perf_counter()
+        time.sleep(watched_s)
+        share = (exact_cpu_s(pid) - before_s) / (time.perf_counter() - begin)
+        rss_mb, peak_mb = memory_mb(pid)
     print(f"    CPU {100 * share:.2f} % of a core, and {start_up_s:.2f} s to start")
     print(f"    memory {rss_mb:.0f} MB resident, {peak_mb:.0f} MB at most", flush=True)
 

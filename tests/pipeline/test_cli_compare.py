@@ -241,6 +241,19 @@ def test_profile_of_a_run_is_printed_as_before(tmp_path: Path) -> None:
     assert "publish" in call("profile", "--help").stdout
 
 
+def test_another_verdict_is_told_with_the_comparison(tmp_path: Path) -> None:
+    sides = [
+        ",".join(made(tmp_path / name, verdict=verdict))
+        for name, verdict in (("a", "CPU-bound"), ("b", "disk-bound"))
+    ]
+    done = call("compare", *sides)
+    assert "training: its verdict is disk-bound in B, and CPU-bound in A" in done.stdout
+    assert "its verdict is" not in call("compare", sides[0], sides[0]).stdout
+    published = tmp_path / "x.profile.json"
+    done = call("profile", "publish", *sides[0].split(","), "--name", "x", "--file", str(published))
+    assert "CPU-bound" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -18,15 +18,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from telemetry.compare import (
-    ALPHA_REST,
-    ALPHA_SAME,
-    ALPHA_TIMES,
-    TIME,
-    TOLERANCE,
-    Rule,
-    rule_of,
-)
+from telemetry.compare import ALPHA_REST, ALPHA_TIMES, TOLERANCE
+from telemetry.compared import ALPHA_SAME, TIME, Rule, rule_of
 from telemetry.publish import reference_of
 from telemetry.reference import DURATION, Entry
 from telemetry.runfolder import RunFolder, write_atomically

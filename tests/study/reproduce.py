@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from telemetry.compare import percent
+from telemetry.compared import percent
 from telemetry.reference import Reference, read_reference
 from telemetry.runfolder import list_runs, write_atomically
 from tests.study import throttle

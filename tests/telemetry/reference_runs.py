@@ -24,9 +24,13 @@ def made_run(
     rows: Sequence[Row] = (),
     recipe: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
+    verdict: str | None = None,
     **more: Any,
 ) -> RunFolder:
-    """A finished run whose stages took so long; ``rows`` beside the stages' CPU time."""
+    """A finished run whose stages took so long; ``rows`` beside the stages' CPU time.
+
+    ``verdict``: what held the training back.
+    """
     folder = RunFolder(out / f"2026-{number:02d}")
     folder.path.mkdir(parents=True)
     at, stages, found = START_NS + number * 10**12, [], list(rows)
@@ -55,7 +59,9 @@ def made_run(
         **more,
     }
     folder.write(run)
-    folder.profile_json.write_text(json.dumps(Profile(rows=tuple(found)).to_json(run)))
+    told = () if verdict is None else ({"stage": "training", "verdict": verdict},)
+    profile = Profile(rows=tuple(found), verdicts=told)
+    folder.profile_json.write_text(json.dumps(profile.to_json(run)))
     return folder
 
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from telemetry.compare import ALPHA_SAME, TIME, TOLERANCE, Comparison, Rule, compare
+from telemetry.compare import TOLERANCE, Comparison, compare
 from telemetry.compare_page import render
+from telemetry.compared import ALPHA_SAME, TIME, Rule
 from telemetry.profile import Row
 from telemetry.publish import reference_of
 from telemetry.reference import Reference
@@ -53,6 +54,19 @@ def test_a_slower_stage_is_found_with_its_interval(tmp_path: Path) -> None:
     assert 0.03 < training.change_low < 0.05 < training.change_high < 0.07
     assert got.times[0].verdict == "same"
     assert "training is 5.0 % slower" in got.explanations[0].sentence.lower()
+
+
+def test_another_verdict_is_told_and_decides_nothing(tmp_path: Path) -> None:
+    sides = side(tmp_path, "a", verdict="CPU-bound"), side(tmp_path, "b", verdict="disk-bound")
+    got = compare(*sides)
+    assert got.outcome == "same"
+    assert got.to_json()["held_back_by"] == {
+        "processing": {"a": None, "b": None},
+        "training": {"a": "CPU-bound", "b": "disk-bound"},
+    }
+    title = "What held each stage back"
+    assert title in render(got)
+    assert title not in render(compare(side(tmp_path, "c"), side(tmp_path, "d")))
 
 
 def of_gpu(metric: str, unit: str, mean: float) -> Row:

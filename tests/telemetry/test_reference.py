@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import telemetry.reference
 from telemetry.profile import Row
 from telemetry.pseudonyms import Pseudonyms
 from telemetry.publish import reference_of
@@ -118,26 +117,46 @@ def test_a_changed_recipe_is_not_read(tmp_path: Path) -> None:
         Reference.from_json({**document, "recipe": {**document["recipe"], "seed": 1}})
 
 
-def test_an_unknown_schema_is_refused_and_a_known_old_one_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_schema_is_refused(tmp_path: Path) -> None:
     document = reference_of("lab", runs(tmp_path)).to_json()
     with pytest.raises(ValueError, match=r"schema 'stagescope\.reference/9'"):
         Reference.from_json({**document, "schema": "stagescope.reference/9"})
-    old = {**document, "schema": "stagescope.reference/0"}
-    title = old.pop("name")
-    monkeypatch.setattr(
-        telemetry.reference,
-        "_UPGRADES",
-        {
-            "stagescope.reference/0": lambda one: {
-                **one,
-                "name": title,
-                "schema": document["schema"],
-            }
-        },
-    )
-    assert Reference.from_json(old).name == "lab"
+
+
+def test_a_profile_of_schema_1_is_read_and_published_again_as_schema_2(tmp_path: Path) -> None:
+    old = read_reference(Path(__file__).with_name("reference-1.profile.json"))
+    assert [stage.name for stage in old.stages] == ["processing", "training"]
+    assert all(stage.duration.known and stage.verdicts == "" for stage in old.stages)
+    document = json.loads(old.to_text())
+    jsonschema.validate(document, SCHEMA)
+    assert Reference.from_json(document) == old
+    with pytest.raises(ValueError, match="no whole published profile"):
+        Reference.from_json({"schema": "stagescope.reference/1"})
+
+
+def test_what_held_each_stage_back_is_published(tmp_path: Path) -> None:
+    reference = reference_of("lab", runs(tmp_path, verdict="CPU-bound"))
+    jsonschema.validate(reference.to_json(), SCHEMA)
+    assert reference.by_stage["training"].held_back_by == ("CPU-bound",) * 3
+    assert reference.by_stage["processing"].held_back_by == (None,) * 3
+    assert Reference.from_json(reference.to_json()) == reference
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ((), ""),
+        ((None, None, None), ""),
+        (("disk-bound",) * 3, "disk-bound"),
+        (("disk-bound", "CPU-bound", "disk-bound"), "disk-bound 2 of 3, CPU-bound 1 of 3"),
+        (("disk-bound", None, "disk-bound"), "disk-bound 2 of 3"),
+    ],
+)
+def test_verdicts_are_told_in_words(
+    tmp_path: Path, held: tuple[str | None, ...], words: str
+) -> None:
+    stage = reference_of("lab", runs(tmp_path)).stages[0]
+    assert replace(stage, held_back_by=held).verdicts == words
 
 
 @pytest.mark.parametrize(
