@@ -355,14 +355,19 @@ def pcie_tx_bytes_per_s(gpu: Gpu) -> Values:
 def process_memory_bytes(gpu: Gpu) -> dict[int, float | None] | Absent:
     """What each process that computes on the GPU holds of its memory, by the driver's number.
 
-    None where the driver does not tell (``UNTOLD_MEMORY``).
+    None where the driver does not tell (``UNTOLD_MEMORY``). One that is listed more than once (in
+    several MIG instances) has the sum.
     """
     try:
         processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
     except pynvml.NVMLError as error:
         return absent(error.value, gpu)
-    held = ((one.pid, one.usedGpuMemory) for one in processes)
-    return {pid: None if size is None else float(size) for pid, size in held}
+    held: dict[int, float | None] = {}
+    for one in processes:
+        before = held.get(one.pid, 0.0)
+        size = one.usedGpuMemory
+        held[one.pid] = None if size is None or before is None else before + float(size)
+    return held
 
 
 @_reader

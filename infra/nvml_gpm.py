@@ -17,7 +17,7 @@ from typing import Any
 
 import pynvml
 
-from infra.nvml import VGPU_GUEST, Absent, Gpu, Values, absent
+from infra.nvml import REASONS, VGPU_GUEST, Absent, Gpu, Values, absent
 
 SHORTEST_NS = 100_000_000
 """The counters need about this long to be read anew: a pair closer together has no valid values."""
@@ -35,6 +35,11 @@ VGPU_WHY = (
     "of its instance"
 )
 INVALID = "the driver's value is not valid (two samples too close together, or counters reset)"
+
+OF_THE_MOMENT = frozenset(
+    {INVALID, *(REASONS[code] for code in (pynvml.NVML_ERROR_IN_USE, pynvml.NVML_ERROR_TIMEOUT))}
+)
+"""Reasons that may be gone with the next pair of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +94,7 @@ class Gpm:
             self._older, self._newer = pynvml.nvmlGpmSampleAlloc(), pynvml.nvmlGpmSampleAlloc()
         except pynvml.NVMLError as error:
             return absent(error.value, self.gpu)
-        self._request = pynvml.c_nvmlGpmMetricsGet_t()
+        self._request, self._asked = pynvml.c_nvmlGpmMetricsGet_t(), ()
         self._request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
         return self.take()
 

@@ -72,11 +72,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
 def closing_lines(comparison: Comparison) -> list[str]:
     """Why it differs, how the environments differ, and the outcome, which is the last line."""
     lines = [one.sentence for one in comparison.explanations]
-    lines += [
-        f"{stage}: its verdict is {b} in B, and {a} in A"
-        for stage, (a, b) in comparison.held_back_by.items()
-        if a and b and a != b
-    ]
+    lines += comparison.other_verdicts()
     lines += [f"environment: {one.sentence()}" for one in comparison.environment]
     if comparison.outcome == "unsure":
         lines += [f"open: {one}" for one in comparison.open_points()]

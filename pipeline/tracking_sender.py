@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Set
@@ -21,6 +22,10 @@ _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", 
 _VALUE_LIMIT = 500  # characters of a parameter that every MLflow store takes
 _BATCH = 1_000  # metrics in one log_batch request: MLflow's own limit
 _OWN_FIGURES = 20  # of a stage's summary; the rest of its 60 figures are the profile's
+_FIRST = re.compile(
+    r"steps\..+|parts\.\w+\.mean_ms|memory\.(predicted|measured)\.peak_bytes|held_per_s"
+)
+"""Of a stage's summary: where the time of steps and requests went, and memory by both accounts."""
 _PARAM_BATCH = 100  # parameters in one log_batch request: MLflow's own limit
 
 
@@ -256,13 +261,14 @@ def _quoted(text: str) -> str:
 
 
 def _own_figures(stage: Mapping[str, Any]) -> dict[str, float]:
-    """What a stage says of itself in numbers, the first ``_OWN_FIGURES``; run.json has all."""
+    """What a stage says of itself in numbers: ``_OWN_FIGURES`` at most; run.json has all."""
     figures = {
         name: float(value)
         for name, value in _flat(stage.get("summary") or {}, text=False).items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    return dict(list(figures.items())[:_OWN_FIGURES])
+    ordered = sorted(figures, key=lambda name: _FIRST.fullmatch(name) is None)
+    return {name: figures[name] for name in ordered[:_OWN_FIGURES]}
 
 
 def _flat(value: Any, prefix: str = "", *, text: bool = True) -> dict[str, Any]:

@@ -42,7 +42,12 @@ class ServingMemory:
         On the CPU what was measured has features, store and requests in it; beside a GPU's tensors
         that is ``process``.
         """
-        both = {"predicted": dict(self._predicted), "measured": self._peak.read().to_json()}
+        device = {"device": self._device.name}
+        both = {
+            **device,
+            "predicted": dict(self._predicted),
+            "measured": self._peak.read().to_json(),
+        }
         if self._device.kind == "cuda":
             return {**both, "process": self._process.read().to_json()}
-        return {**both, "gpu": f"absent: the server scores on the CPU ({self._device.name})"}
+        return {**both, "gpu": "absent: the server scores on the CPU"}

@@ -35,7 +35,13 @@ from telemetry.handle import NullHandle
 class Server(uvicorn.Server):
     """uvicorn that says when it is ready, and ends in peace on SIGTERM and SIGINT."""
 
-    def __init__(self, app: App, settings: ServerSettings, ready: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: ServerSettings,
+        ready: Callable[[int], None],
+        warm_up: Callable[[], None],
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -54,9 +60,12 @@ class Server(uvicorn.Server):
             )
         )
         self._app, self._settings, self._ready = app, settings, ready
+        self._warm_up = warm_up
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.open()
+        # By the thread that will answer: libraries of a GPU have their state by thread.
+        await self._app.batcher.call(self._warm_up)
         await super().startup(sockets)
         assert sockets is not None
         self._ready(sockets[0].getsockname()[1])
@@ -88,15 +97,18 @@ def make_server(
     counting: Counting,
     memory: ServingMemory | None = None,
 ) -> tuple[Server, socket.socket]:
-    """A warmed-up server and its bound socket; ``server.run([socket])`` blocks and serves.
+    """A server and its bound socket; ``server.run([socket])`` warms up, blocks and serves.
 
     ``ready`` is told the port. Raises OSError with the address if it cannot be bound.
     """
+
+    def warm_up() -> None:
+        predictor.warm_up()
+        if memory is not None:
+            memory.predict(predictor.model, settings.max_batch_rows)
+
     app = App(predictor, settings, counting, memory)
-    predictor.warm_up()
-    if memory is not None:
-        memory.predict(predictor.model, settings.max_batch_rows)
-    server = Server(app, settings, ready)
+    server = Server(app, settings, ready, warm_up)
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         address = (settings.host, settings.port)
@@ -126,11 +138,15 @@ def serve(
     memory = ServingMemory(device)
     model = Model.load(model_folder, device=device.torch_name)
     predictor = Predictor(model, OnlineFeatures(store), counting)
+
+    def frozen(port: int) -> None:
+        gc.collect()
+        gc.freeze()
+        ready(port)
+
     server, listening = make_server(
-        predictor, settings, ready=ready, counting=counting, memory=memory
+        predictor, settings, ready=frozen, counting=counting, memory=memory
     )
-    gc.collect()
-    gc.freeze()
     server.run([listening])
 
 

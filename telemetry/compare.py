@@ -50,8 +50,14 @@ class Comparison:
         return [row for row in (*self.times, *self.rest) if row.is_found]
 
     @property
+    def shared_cards(self) -> set[str]:
+        """GPUs in MIG mode: their power, energy and memory are those of all that have a part."""
+        entities = {row.entity for row in (*self.times, *self.rest)}
+        return {entity.partition("/")[0] for entity in entities if "/mig:" in entity}
+
+    @property
     def outcome(self) -> Outcome:
-        if any(row.decides for row in self.found):
+        if any(row.decides and row.entity not in self.shared_cards for row in self.found):
             return "differs"
         return "unsure" if self.open_points() else "same"
 
@@ -77,6 +83,15 @@ class Comparison:
                     f"of {percent(row.smallest)} would have been found)"
                 )
         return points or ([] if self.times else ["no stage was measured on both sides"])
+
+    def other_verdicts(self) -> list[str]:
+        """Of each stage that most runs of either side judge differently, both in a sentence."""
+        return [
+            f"{stage}: its verdict is {b} in B, and {a} in A"
+            for stage, (a, b) in self.held_back_by.items()
+            if (one := self.a.by_stage[stage].verdict) and (other := self.b.by_stage[stage].verdict)
+            if one != other
+        ]
 
     @property
     def held_back_by(self) -> dict[str, tuple[str, str]]:

@@ -151,7 +151,7 @@ def _held_back(comparison: Comparison) -> Html | None:
     ]
     hint = (
         "The verdict of each run by itself, and of how many runs where they are not all alike. A "
-        "comparison is not decided by it. A dash: none was kept (profiles of schema 1)."
+        "comparison is not decided by it. A dash: none was kept."
     )
     head = ["Stage", "A", "B"]
     return join(

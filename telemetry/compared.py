@@ -83,10 +83,11 @@ _GRAINS = {
 """Amounts of a stage that nobody would look at, by unit: fifty clock ticks, a thousand pages …"""
 _OWN = re.compile(
     r"(stage|app|data) .+"
-    r"|gpu:[^ ]+ (?!gpu_(temperature|clock|throttle|processes|process_mem|mem_reserved|mem_free)).+"
+    r"|gpu:[^ ]+ (?!gpu_(temperature|clock|throttle|processes|process_mem|mem_reserved|mem_free)"
+    r"|power_idle|energy_(difference|low|high)).+"
 )
-"""Entities and metrics that can make the outcome "differs": what others share, or the room and the
-driver make, is evidence only."""
+"""Entities and metrics that can make the outcome "differs": what others share, or the room, the
+driver and the specimen make, is evidence only."""
 
 
 def rule_of(entry: Entry) -> Rule:

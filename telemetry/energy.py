@@ -13,7 +13,7 @@ value that it took after a sample of that moment or later is no less. For a coun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,10 +34,20 @@ WHOLE = 0.99
 """Below this coverage a witness is short of the stage, and a difference says only that."""
 IDLE_S = 1.0
 """Idle power is the mean over so long."""
+NEVER_IDLE = (
+    f"the GPU was at work in every {IDLE_S:g} s of the run, so that its idle power is not known: "
+    "let it rest for two seconds between the recorder's start and the first stage"
+)
 STILL_IDLE = 1.1
 """If the second before the first stage took more than this many times the run's least second, the
 GPU was not idle then."""
 _NS = 1_000_000_000
+_AT_WORK: Mapping[str, Callable[[Floats], npt.NDArray[np.bool_]]] = {
+    "gpu_util_percent": lambda percent: percent > 0,
+    "gpu_throttle_idle": lambda idle: idle < 1,
+}
+"""What says that a GPU was at work, the first that was sampled: a kernel was resident, or its
+clocks were not low for want of work."""
 
 
 def _metric(name: str, unit: str, meaning: str, kind: Kind = "gauge") -> Metric:
@@ -91,6 +101,8 @@ class Witnesses:
     power: Stretches | None
     readings: Points | None
     reasons: dict[str, str]
+    work: tuple[Ints, npt.NDArray[np.bool_]] | None = None
+    """When the GPU was seen, and whether at work then; None where nothing says so."""
 
 
 def energy_rows(samples: SampleSet, spans: Sequence[Span]) -> Iterator[Row]:
@@ -135,12 +147,21 @@ def _witnesses(
         counter=made.get(COUNTER),
         power=made.get(POWER),
         readings=found.get(COUNTER),
+        work=_work(index, entity),
         reasons={
             name: absent.get((entity, name)) or f"{name} was not sampled"
             for name in (COUNTER, POWER)
             if name not in found
         },
     )
+
+
+def _work(index: SeriesIndex, entity: str) -> tuple[Ints, npt.NDArray[np.bool_]] | None:
+    for metric, at_work in _AT_WORK.items():
+        if (entity, metric) in index:
+            points = index.points(entity, metric)
+            return points.ts_ns, at_work(points.values)
+    return None
 
 
 def _difference(one: Witnesses, span: Span) -> Iterator[Row]:
@@ -215,30 +236,45 @@ def idle_power(one: Witnesses, spans: Sequence[Span]) -> Idle | str:
 
     From power where it was sampled. The counter moves in steps: of the many seconds of a run the
     least would be one with a step too few, a tenth of the power. A second that samples do not
-    cover is no second.
+    cover is no second, nor is one in which the GPU was seen at work.
     """
     stretches = one.power if one.power is not None else one.counter
     if stretches is None or not len(stretches.level):
         return next(iter(one.reasons.values()), "too few samples of the energy")
     first_ns, last_ns = int(stretches.start_ns[0]), int(stretches.end_ns[-1])
-    least_w = _least_second(stretches, first_ns, last_ns)
+    least_w = _least_second(stretches, first_ns, last_ns, one.work)
+    if least_w is None and _least_second(stretches, first_ns, last_ns, None) is not None:
+        return NEVER_IDLE
     if least_w is None:
         return f"no whole {IDLE_S:g} s of the run was sampled without a gap"
     begin_ns = min((span.start_ns for span in spans), default=last_ns)
-    before_w = _least_second(stretches, first_ns, min(begin_ns, last_ns))
+    before_w = _least_second(stretches, first_ns, min(begin_ns, last_ns), one.work)
     if before_w is not None and before_w <= STILL_IDLE * least_w:
         return Idle(power_w=before_w, metric=IDLE_BEFORE)
     return Idle(power_w=least_w, metric=IDLE_LEAST)
 
 
-def _least_second(stretches: Stretches, low_ns: int, high_ns: int) -> float | None:
-    """The least mean level of all the seconds that end with a stretch of (low_ns, high_ns]."""
+def _least_second(
+    stretches: Stretches,
+    low_ns: int,
+    high_ns: int,
+    work: tuple[Ints, npt.NDArray[np.bool_]] | None,
+) -> float | None:
+    """The least mean level of all the seconds that end with a stretch of (low_ns, high_ns].
+
+    With ``work``: of those seconds in which the GPU was looked at, and never at work.
+    """
     length_ns = int(IDLE_S * _NS)
     inside = (stretches.end_ns <= high_ns) & (stretches.start_ns >= low_ns)
     if not inside.any():
         return None
     ends = stretches.end_ns[inside]
     ends = ends[ends - length_ns >= stretches.start_ns[inside][0]]
+    if work is not None:
+        ts_ns, at_work = work
+        looks, busy = np.arange(len(ts_ns) + 1), np.append(0, np.cumsum(at_work))
+        low, high = (np.searchsorted(ts_ns, at, side="right") for at in (ends - length_ns, ends))
+        ends = ends[(looks[high] > looks[low]) & (busy[high] == busy[low])]
     held = np.where(stretches.gap, np.nan, stretches.level)
     total, time_ns = _cumulative(stretches, held, ends)
     total_before, time_before = _cumulative(stretches, held, ends - length_ns)

@@ -60,7 +60,7 @@ class Stop:
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep for so long or until the order; whether it was given."""
-        if not self._ordered and self._shut.acquire(timeout=timeout_s):
+        if not self._ordered and self._shut.acquire(timeout=max(0.0, timeout_s)):
             self._shut.release()
         return self._ordered
 
@@ -129,7 +129,7 @@ class Worker:
         return True
 
     def run(self, stop: Stop) -> None:
-        """Open, then sample until ``stop``, once in each period of the monotonic clock."""
+        """Open and sample, then once in each period of the monotonic clock until ``stop``."""
         self._running = True
         period_s, back_off_s = self.collector.period_s, 0.0
         self._began_s = time.monotonic()
@@ -137,27 +137,27 @@ class Worker:
             back_off_s = min(MOST_BACK_OFF_S, 2 * period_s)
         self._began_s = None
         self.ready.set()
-        due_s = self._moment(time.monotonic() + back_off_s)
+        due_s = time.monotonic() + back_off_s
         while not stop.wait(max(0.0, due_s - time.monotonic())):
             if self._once():
                 back_off_s = 0.0
-                due_s += period_s
+                due_s = self._moment(due_s)
                 late = int((time.monotonic() - due_s) / period_s)
                 if late > 0:
                     self.missed += late
                     due_s += late * period_s
             else:
                 back_off_s = min(MOST_BACK_OFF_S, 2 * max(back_off_s, period_s))
-                due_s = self._moment(time.monotonic() + back_off_s)
+                due_s = time.monotonic() + back_off_s
             if self.opened and self._idle:
                 break  # nothing to sample here: the reasons are the data
         self._running = False
 
-    def _moment(self, from_s: float) -> float:
-        """The first moment to sample at from then on."""
+    def _moment(self, due_s: float) -> float:
+        """When the sample after the one that was due at ``due_s`` is."""
         if self.remote:
-            return from_s
-        return next_moment(from_s, self.collector.period_s, self.phase_s)
+            return due_s + self.collector.period_s
+        return next_moment(due_s, self.collector.period_s, self.phase_s)
 
     def _once(self, *, last: bool = False) -> bool:
         """Take one sample, having opened the collector; whatever goes wrong becomes data.

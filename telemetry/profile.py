@@ -255,7 +255,10 @@ Figure = Literal["mean", "p50", "p95", "max", "total", "coverage"]
 
 @dataclass(frozen=True)
 class _Summary:
-    """A summary figure: its name and where it is from; the entity's group fills the braces."""
+    """A summary figure: its name and where it is from; the entity's group fills the braces.
+
+    Of very many GPUs shares (%) are their mean, and amounts their sum; the braces say ``all`` then.
+    """
 
     name: str
     entity: str
@@ -290,14 +293,6 @@ _SUMMARY = (
     _Summary("guest/psi_cpu_some_seconds", "machine", "psi_cpu_some_seconds", "total"),
     _Summary("guest/psi_memory_full_seconds", "machine", "psi_memory_full_seconds", "total"),
     _Summary("guest/psi_io_full_seconds", "machine", "psi_io_full_seconds", "total"),
-    _Summary("gpu/{}_util_percent", _GPU, "gpu_util_percent", "mean"),
-    _Summary("gpu/{}_mem_used_max_bytes", _GPU, "gpu_mem_used_bytes", "max"),
-    _Summary("gpu/{}_power_mean_w", _GPU, "power_instant_w", "mean"),
-    _Summary("gpu/{}_energy_j", _GPU, "energy_j", "total"),
-    _Summary("gpu/{}_energy_from_power_j", _GPU, "power_instant_w", "total"),
-    _Summary("gpu/{}_energy_above_idle_j", _GPU, "energy_above_idle_j", "total"),
-    _Summary("gpu/{}_gpm_sm_util_percent", _GPU, "gpm_sm_util_percent", "mean"),
-    _Summary("gpu/{}_gpm_tensor_util_percent", _GPU, "gpm_tensor_util_percent", "mean"),
     _Summary("vcenter/cpu_used_seconds", _VM, "vm_cpu_used_cores", "total"),
     _Summary("vcenter/cpu_used_seconds_estimate", _VM, "vm_cpu_used_cores_estimate", "total"),
     _Summary("vcenter/cpu_ready_mean_percent", _VM, "vm_cpu_ready_percent", "mean"),
@@ -309,6 +304,14 @@ _SUMMARY = (
     _Summary("vcenter/disk_latency_max_ms", _VM, "vm_disk_latency_max_ms", "max"),
     _Summary("vcenter/host_energy_j", _ESXI, "host_power_w", "total"),
     _Summary("vcenter/host_power_mean_w", _ESXI, "host_power_w", "mean"),
+    _Summary("gpu/{}_util_percent", _GPU, "gpu_util_percent", "mean"),
+    _Summary("gpu/{}_mem_used_max_bytes", _GPU, "gpu_mem_used_bytes", "max"),
+    _Summary("gpu/{}_power_mean_w", _GPU, "power_instant_w", "mean"),
+    _Summary("gpu/{}_energy_j", _GPU, "energy_j", "total"),
+    _Summary("gpu/{}_energy_from_power_j", _GPU, "power_instant_w", "total"),
+    _Summary("gpu/{}_energy_above_idle_j", _GPU, "energy_above_idle_j", "total"),
+    _Summary("gpu/{}_gpm_sm_util_percent", _GPU, "gpm_sm_util_percent", "mean"),
+    _Summary("gpu/{}_gpm_tensor_util_percent", _GPU, "gpm_tensor_util_percent", "mean"),
     _Summary("vcenter/gpu_{}_util_percent", _ESXI_GPU, "host_gpu_util_percent", "mean"),
     _Summary("vcenter/{}_read_bytes", _VM_PART, "vm_disk_read_bytes_per_s", "total"),
     _Summary("vcenter/{}_write_bytes", _VM_PART, "vm_disk_write_bytes_per_s", "total"),
@@ -320,6 +323,8 @@ _SUMMARY = (
     _Summary("guest/{}_tx_bytes", _NET, "net_tx_bytes", "total"),
 )
 """In order of importance: of a machine with very many devices the last figures are left out."""
+MOST_GPUS = 2
+"""Of more cards than that each figure is one for all of them: a mean or a sum."""
 
 
 def summary(profile: Profile, stage: str, limit: int = SUMMARY_LIMIT) -> dict[str, float]:
@@ -339,6 +344,11 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
             and row.reason is None
             and (value := getattr(row, one.figure)) is not None
         ]
+        cards = [value for row, _, value in found if "/" not in row.entity]
+        if one.entity == _GPU and len(cards) > MOST_GPUS:
+            together = sum(cards) / (len(cards) if one.name.endswith("_percent") else 1)
+            yield clean(one.name.format("all")), together
+            found = [each for each in found if "/" in each[0].entity]
         names = [one.name.format(*match.groups()) for _, match, _ in found]
         for (row, _, value), name in zip(found, names, strict=True):
             whose = row.entity.partition(":")[2].partition("/")[0]

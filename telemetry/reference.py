@@ -97,7 +97,17 @@ class StageEntries:
         if len(counted) == 1 and None not in self.held_back_by:
             return next(iter(counted))
         runs = len(self.held_back_by)
-        return ", ".join(f"{one} {count} of {runs}" for one, count in counted.most_common())
+        return ", ".join(f"{one} {counted[one]} of {runs}" for one in _by_number(counted))
+
+    @property
+    def verdict(self) -> str:
+        """The one of most runs; of as many the first by name. "" where none is kept."""
+        counted = Counter(one for one in self.held_back_by if one is not None)
+        return next(iter(_by_number(counted)), "")
+
+
+def _by_number(counted: Counter[str]) -> list[str]:
+    return sorted(counted, key=lambda one: (-counted[one], one))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,6 +85,7 @@ class ServingStage:
             rows={"online": rows, "load": payments},
             rows_in=inputs["clean"].rows,
             summary={
+                "device": server.memory.get("device", self.device),
                 "held_per_s": result["held_per_s"],
                 "rates": {f"{one['offered_per_s']:g}": _figures(one) for one in result["results"]},
                 "parts": _parts(result["results"]),

@@ -21,6 +21,7 @@ from infra.gpus import choose, why_none
 from infra.nvml_fields import FieldReader, together
 from telemetry.clock import Clock
 from telemetry.collectors.gpu_buffers import LevelSource
+from telemetry.collectors.gpu_gpm import LONGEST_S as GPM_LONGEST_S
 from telemetry.collectors.gpu_gpm import PERIOD_S as GPM_PERIOD_S
 from telemetry.collectors.gpu_gpm import GpmSource
 from telemetry.collectors.gpu_metrics import (
@@ -116,9 +117,11 @@ class GpuCollector:
             return _all_absent(NO_GPU, why_none(listed, selection))
         slow = (m.name for question in QUESTIONS if question.slow for m in question.metrics)
         self.slow_periods |= dict.fromkeys(slow, max(SLOW_S, self.period_s))
-        self.slow_periods |= dict.fromkeys((m.name for m in GPM_METRICS), GPM_PERIOD_S)
         self.slow_periods |= dict.fromkeys(
-            (m.name for m in (*PROCESS_USES, *PROCESS_MEMORY)), PROCESS_S
+            (m.name for m in GPM_METRICS), max(GPM_PERIOD_S, self.period_s)
+        )
+        self.slow_periods |= dict.fromkeys(
+            (m.name for m in (*PROCESS_USES, *PROCESS_MEMORY)), max(PROCESS_S, self.period_s)
         )
         for gpu in selection.gpus:  # First of all: the other questions fill the time of a pair.
             if gpu.reason is None:
@@ -142,6 +145,8 @@ class GpuCollector:
 
     def _without_doubles(self, found: Sequence[Series]) -> list[Series]:
         """The same series; what GPM tells better is absent, and not asked for."""
+        if self.period_s > GPM_LONGEST_S:
+            return list(found)  # then no pair of ticks has a value
         told = {(one.entity, one.metric) for one in found if one.reason is None}
         covered = {
             (one.entity, one.metric): COVERED.format(better.name)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from infra import nvml
-from infra.nvml_gpm import SHORTEST_NS, Counter, Gpm
+from infra.nvml_gpm import OF_THE_MOMENT, SHORTEST_NS, Counter, Gpm
 from telemetry.clock import Clock
 from telemetry.collectors.gpu_metrics import GPM_METRICS
 from telemetry.samples import Sample, Series
@@ -19,13 +19,22 @@ PAIR_NS = SHORTEST_NS + 5_000_000
 LONGEST_S = 5.0
 """A pair that is longer (the GPU was away, or the recorder) begins anew: counters may have too."""
 
+TRIES = 3
+"""So many pairs decide on opening, if what is wrong with one may not be with the next."""
+
 Lose = Callable[[nvml.Gpu, Series, nvml.Absent, int], None]
 """Notes that a series which had values has none, and why."""
 
 
+def _may_pass(values: nvml.Values | nvml.Absent) -> bool:
+    """Whether a value is absent for a reason of the moment."""
+    each = (values,) if isinstance(values, nvml.Absent) else values
+    return any(isinstance(one, nvml.Absent) and one.reason in OF_THE_MOMENT for one in each)
+
+
 @dataclass(kw_only=True)
 class GpmSource:
-    """The GPM counters of one GPU or MIG instance: ``begin``, after ``PAIR_NS`` ``decide``, then
+    """The GPM counters of one GPU or MIG instance: ``begin``, after ``PERIOD_S`` ``decide``, then
     ``sample`` at every tick, which waits for a pair that is long enough."""
 
     gpu: nvml.Gpu
@@ -49,6 +58,10 @@ class GpmSource:
     def decide(self) -> list[Series]:
         """Say of every metric whether it can be had here, from one pair; waits for that pair."""
         values: nvml.Values | nvml.Absent = self._why or self._pair()
+        for _ in range(TRIES - 1):
+            if not _may_pass(values):
+                break
+            values = self._pair()
         if isinstance(values, nvml.Absent):
             values = (values,) * len(GPM_METRICS)
         found = [
@@ -67,7 +80,8 @@ class GpmSource:
 
     def _pair(self) -> nvml.Values | nvml.Absent:
         assert self._taken_ns is not None, "begin() comes first"
-        time.sleep(max(0, self._taken_ns + PAIR_NS - self.clock.now_ns()) / 1e9)
+        wait_ns = self._taken_ns + int(PERIOD_S * 1e9) - self.clock.now_ns()
+        time.sleep(max(0, wait_ns) / 1e9)
         why = self._counters.take()
         self._taken_ns = self.clock.now_ns()
         return why or self._counters.values(list(GPM_METRICS.values()))

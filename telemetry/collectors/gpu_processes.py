@@ -6,7 +6,7 @@ The driver numbers processes as the machine does; ``Kin`` knows which are this r
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from telemetry.collectors.gpu_metrics import (
     ALL_SM,
     PROCESS_COUNT,
     PROCESS_MEM,
+    PROCESS_MEMORY,
     RUN_HELD,
     RUN_MEM,
     RUN_SM,
@@ -90,13 +91,20 @@ class ProcessMemorySource:
         self._due_ns = ts_ns + int(EARLY * PROCESS_S * _NS)
         held = nvml.process_memory_bytes(self.gpu)
         if isinstance(held, nvml.Absent):
-            self.lose(self.gpu, self._series[PROCESS_COUNT], held, ts_ns)
+            self._lose(PROCESS_MEMORY, held, ts_ns)
             return ()
+        if None in held.values():
+            self._lose((PROCESS_MEM, RUN_HELD), nvml.Absent(reason=UNTOLD_MEMORY), ts_ns)
         return [
             Sample(ts_ns, self._series[metric], value)
             for metric, value in self._sums(held).items()
             if self._series[metric].reason is None
         ]
+
+    def _lose(self, metrics: Iterable[Metric], why: nvml.Absent, ts_ns: int) -> None:
+        for metric in metrics:
+            if self._series[metric].reason is None:
+                self.lose(self.gpu, self._series[metric], why, ts_ns)
 
     def _sums(self, held: Mapping[int, float | None]) -> dict[Metric, float]:
         sums = {PROCESS_COUNT: float(len(held))}

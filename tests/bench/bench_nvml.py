@@ -25,7 +25,13 @@ from infra.nvml_fields import FieldReader
 from infra.nvml_gpm import SM_UTIL, Gpm
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.collectors.gpu import GpuCollector
-from telemetry.collectors.gpu_metrics import GPM_METRICS, LEVELS, PROCESS_MEMORY, QUESTIONS
+from telemetry.collectors.gpu_metrics import (
+    GPM_METRICS,
+    LEVELS,
+    PROCESS_MEMORY,
+    QUESTIONS,
+    Question,
+)
 
 CALLS = 300
 BLOCKING_CALLS = 20
@@ -66,9 +72,9 @@ def questions(gpu: nvml.Gpu) -> Iterator[str]:
     yield "| Question | Metrics | Asked | Update period, ms | p50, µs | p99, µs |"
     yield "|---|---|---|---:|---:|---:|"
     for question in QUESTIONS:
-        names = ", ".join(f"`{metric.name}`" for metric in question.metrics)
-        names += f" | {'once a second' if question.slow else 'each sample'}"
+        metrics = ", ".join(f"`{metric.name}`" for metric in question.metrics)
         for reader in (*question.readers, *([question.again] if question.again else [])):
+            names = f"{metrics} | {_asked(question, reader)}"
             first = reader(gpu)
             answers = () if isinstance(first, nvml.Absent) else first
             if all(isinstance(one, nvml.Absent) for one in answers):
@@ -90,6 +96,14 @@ def questions(gpu: nvml.Gpu) -> Iterator[str]:
         return
     p50, p99 = cost_us(lambda: nvml.process_memory_bytes(gpu), CALLS)
     yield f"| process_memory_bytes | {names} | once a second | | {p50:.1f} | {p99:.1f} |"
+
+
+def _asked(question: Question, reader: nvml.Reader) -> str:
+    if question.window_ns:
+        return "one in turn each sample, where GPM has it not"
+    if question.again not in {None, reader}:
+        return "on opening"
+    return "once a second" if question.slow else "each sample"
 
 
 def _name(reader: nvml.Reader) -> str:

@@ -16,7 +16,8 @@
  *   power_w=200;power_swing_w=100;power_period_s=4
  *                       power is power_w + 50 W per index + power_swing_w * sin(2 pi t / period),
  *                       t: CLOCK_MONOTONIC; the energy counter is its exact integral
- *   util=50             GPU utilization, percent; memory utilization is half of it
+ *   util=50             GPU utilization, percent; memory utilization is half of it. util_rests=1: 0 while
+ *                       power is below its mean
  *   throttle=0          bit mask of the clock event reasons; known_throttle=0x1ff
  *   temperature=55
  *   processes=PID:BYTES,...   compute processes of every GPU; BYTES -1: not told; PID self: as below
@@ -27,6 +28,7 @@
  *                       SM activity is gpm_sm + 10 per MIG instance + gpm_swing * sin(2 pi t / power_period_s)
  *                       percent, and a pair of samples gives its exact mean; the other percentages
  *                       are fixed shares of it; pairs less than 100 ms apart give no number
+ *   gpm_held_s=T        until T seconds after nvmlInit another program holds the counters
  *   gpm_nan=ID          this GPM metric succeeds, and is not a number
  *   buffer_ms=20        how often the driver samples power for itself (120 are kept)
  *   slow_buffer_ms=166  the same for utilization and clocks
@@ -50,6 +52,7 @@
 #define NOT_SUPPORTED 3
 #define NOT_FOUND 6
 #define INSUFFICIENT_SIZE 7
+#define IN_USE 19
 #define MEMORY 20
 #define GPU_IS_LOST 15
 #define ARGUMENT_VERSION_MISMATCH 25
@@ -183,6 +186,13 @@ static int is_lost(int index)
 }
 
 /* ---- what the GPUs do ---- */
+
+static unsigned int util_percent(double t)
+{
+    if (number("util_rests", 0) && sin(2 * M_PI * t / number("power_period_s", 4)) < 0)
+        return 0;
+    return (unsigned int)number("util", 50);
+}
 
 static double power_w(int index, double t)
 {
@@ -357,7 +367,7 @@ unsigned int nvmlDeviceGetUtilizationRates(const device_t *device, utilization_t
     ENTER(device);
     if (number("mig", 0))
         return NOT_SUPPORTED;
-    rates->gpu = (unsigned int)number("util", 50);
+    rates->gpu = util_percent(now_s());
     rates->memory = rates->gpu / 2;
     return SUCCESS;
 }
@@ -536,9 +546,9 @@ static unsigned int buffered(const device_t *device, unsigned int type, double t
     case 0:
         return (unsigned int)(power_w(device->index, t) * 1e3);
     case 1:
-        return (unsigned int)number("util", 50);
+        return util_percent(t);
     case 2:
-        return (unsigned int)number("util", 50) / 2;
+        return util_percent(t) / 2;
     case 5:
         return 1755;
     default:
@@ -695,6 +705,8 @@ unsigned int nvmlGpmMetricsGet(gpm_metrics_get_t *get)
     char name[24];
     if (code)
         return code;
+    if (now_s() < start_s + number("gpm_held_s", 0))
+        return IN_USE;
     if (get->version != 1)
         return ARGUMENT_VERSION_MISMATCH;
     const gpm_sample_t *one = get->sample1, *two = get->sample2;

@@ -17,15 +17,17 @@ from click.testing import CliRunner, Result
 from pipeline.cli_compare import COMMANDS
 from pipeline.cli_options import SentenceGroup
 from pipeline.cli_profile import profile
-from pipeline.reproduce import foreign, published_defaults
+from pipeline.reproduce import foreign, published_defaults, ready
 from telemetry.publish import reference_of
 from telemetry.published_recipe import is_same_recipe
+from telemetry.reference import read_reference
 from tests.telemetry.reference_runs import RECIPE, made_run
 
 WORK = """
 import os, time
 time.sleep(0.8 * float(os.environ.get("STAGESCOPE_TEST_FACTOR", "1")))
 """
+PROFILES = sorted((Path(__file__).parents[2] / "docs/profiles").glob("*.profile.json"))
 RUNS = 5
 SET = "telemetry.flush_s=0.2"
 
@@ -226,6 +228,12 @@ def test_a_champion_of_another_recipe_is_told_of(tmp_path: Path) -> None:
     assert "champion" in told
     assert foreign(reference, tmp_path / "b") is None
     assert foreign(reference, tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("file", PROFILES, ids=lambda file: file.name)
+def test_a_published_profile_can_be_reproduced_here(file: Path, tmp_path: Path) -> None:
+    """Its recipe is read as it was: one with a key too few could not even be compared with."""
+    assert callable(ready(read_reference(file), (), tmp_path, print))
 
 
 def made(out: Path, runs: int = 3, **more: object) -> list[str]:

@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from pipeline.artifact import Artifact, digest_tree
 from pipeline.recipe import Tracking as TrackingSettings
 from pipeline.tracking import Tracking, TrackingAway
+from pipeline.tracking_sender import _own_figures
 from telemetry.finish import finish
 from telemetry.runfolder import RUN_SCHEMA, RunFolder
 
@@ -92,6 +93,28 @@ def make_run(path: Path, model: Artifact, status: str = "finished") -> RunFolder
         }
     )
     return folder
+
+
+def test_where_time_and_memory_went_is_sent_before_all_else() -> None:
+    folds = {str(day): {"rows": 1, "frauds": 2, "best_epoch": 3, "loss": 0.5} for day in range(8)}
+    summary = {
+        "device": "cpu",
+        "folds": folds,
+        "rates": {"100": {"kept_up": True, "p99_ms": 3.0}},
+        "steps": {"data_wait_s": 1.0, "compute_s": 2.0},
+        "parts": {"queue": {"mean_ms": 0.1, "p95_ms": 0.3}},
+        "memory": {"predicted": {"table_bytes": 5, "peak_bytes": 9}, "measured": {"peak_bytes": 8}},
+    }
+    figures = _own_figures({"summary": summary})
+    assert len(figures) == 20
+    assert list(figures)[:5] == [
+        "steps.data_wait_s",
+        "steps.compute_s",
+        "parts.queue.mean_ms",
+        "memory.predicted.peak_bytes",
+        "memory.measured.peak_bytes",
+    ]
+    assert "rates.100.kept_up" not in _own_figures({"summary": {"rates": summary["rates"]}})
 
 
 @pytest.fixture

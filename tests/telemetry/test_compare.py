@@ -82,6 +82,8 @@ def of_gpu(metric: str, unit: str, mean: float) -> Row:
         ("gpu_mem_reserved_bytes", "B", (5e8, 9e8), "same"),
         ("power_instant_w", "W", (300.0, 360.0), "differs"),
         ("gpu_run_sm_percent", "%", (90.0, 60.0), "differs"),
+        ("power_idle_least_w", "W", (60.0, 72.0), "same"),
+        ("energy_difference_percent", "%", (1.0, 9.0), "same"),
     ],
 )
 def test_what_the_room_or_the_driver_make_of_a_gpu_is_evidence_only(
@@ -94,6 +96,17 @@ def test_what_the_room_or_the_driver_make_of_a_gpu_is_evidence_only(
     got = compare(*sides)
     assert {row.metric for row in got.found} == {metric}
     assert got.outcome == outcome
+
+
+def test_what_others_do_on_a_card_in_mig_mode_decides_nothing(tmp_path: Path) -> None:
+    def one(name: str, watts: float, percent: float) -> Reference:
+        part = replace(of_gpu("gpm_sm_util_percent", "%", percent), entity="gpu:0/mig:0")
+        return side(tmp_path, name, rows=[of_gpu("power_instant_w", "W", watts), part])
+
+    got = compare(one("a", 200.0, 60.0), one("b", 400.0, 60.0))
+    assert [row.metric for row in got.found] == ["power_instant_w"]
+    assert got.outcome == "same"
+    assert compare(one("c", 200.0, 60.0), one("d", 200.0, 90.0)).outcome == "differs"
 
 
 def test_gpus_are_compared_by_their_place_in_the_run(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -193,6 +195,38 @@ def test_without_an_idle_second_before_it_is_the_least_of_the_run() -> None:
     assert ("train", "power_idle_before_w") not in rows
     at_once = _rows(_samples(_wave(), 34), [_span(0.2, 12)])
     assert ("train", "power_idle_least_w") in at_once
+
+
+def _seen(samples: SampleSet, name: str, busy: float, idle: float, *, to_s: float) -> SampleSet:
+    """With what NVML says of a GPU at work until ``to_s``, and idle then."""
+    metric = make_metric(name, "gauge", "%")
+    rows: list[Raw] = [
+        (EPOCH_NS + round(0.1 * tick * NS), None, busy if 0.1 * tick < to_s else idle)
+        for tick in range(330)
+    ]
+    seen = make_samples({("gpu:0", metric): rows})
+    return replace(
+        samples,
+        table=pa.concat_tables([samples.table, seen.table]).unify_dictionaries(),
+        metrics=samples.metrics | seen.metrics,
+        periods=samples.periods | seen.periods,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "busy", "idle"), [("gpu_util_percent", 97, 0), ("gpu_throttle_idle", 0, 1)]
+)
+def test_a_second_at_work_is_not_idle_however_little_it_took(
+    name: str, busy: float, idle: float
+) -> None:
+    steady = _wave(idle_w=600, from_s=40)
+    rows = _rows(_seen(_samples(steady, 30), name, busy, idle, to_s=40), [_span(2, 29)])
+    why = rows["train", "energy_above_idle_j"].reason or ""
+    assert "at work in every 1 s" in why
+    assert "rest for two seconds" in why
+    at_rest = lambda t: 600 * min(t, 20) + 70 * max(0, t - 20)  # noqa: E731
+    rows = _rows(_seen(_samples(at_rest, 30), name, busy, idle, to_s=22), [_span(2, 18)])
+    assert _mean(rows, "power_idle_least_w") == pytest.approx(70, abs=1)
 
 
 def test_idle_power_needs_a_whole_second() -> None:

@@ -175,6 +175,11 @@ def test_what_gpm_tells_without_gaps_is_not_asked_in_gaps(watch: Watch) -> None:
     assert {metric for _, metric in half.values} & PCIE == {"pcie_tx_bytes_per_s"}
 
 
+def test_what_a_stage_is_judged_by_is_asked_at_every_tick() -> None:
+    fast = {"energy_j", "power_instant_w", "gpu_util_percent", "gpu_mem_used_bytes"}
+    assert not (fast | {"gpu_clock_sm_mhz", "gpu_throttle_power_cap"}) & SLOW
+
+
 @pytest.mark.needs("gcc")
 def test_what_moves_slowly_is_asked_once_a_second_and_at_the_end(watch: Watch) -> None:
     seen = watch("gpus=1", steps=23)
@@ -444,6 +449,33 @@ def test_the_runs_memory_is_told_from_that_of_others(watch: Watch) -> None:
     assert "does not tell the memory" in (untold.reasons["gpu:0", "gpu_run_mem_bytes"] or "")
     unseen = watch("gpus=1;processes=self:3000000,3999999:5", steps=3)
     assert not unseen.values["gpu:0", "gpu_run_mem_bytes"]
+
+
+@pytest.mark.needs("gcc")
+def test_memory_that_the_driver_stops_to_tell_ends_with_its_reason(watch: Watch) -> None:
+    edits = {3: "processes=self:-1"}
+    seen = watch("gpus=1;processes=self:3000000", steps=14, edits=edits)
+    ended = {metric: why for _, metric, why in seen.ended}
+    assert "gpu_processes" not in ended
+    assert "does not tell the memory" in ended["gpu_process_mem_bytes"]
+    assert seen.values["gpu:0", "gpu_processes"][-1][1] == 1
+
+
+@pytest.mark.needs("gcc")
+def test_processes_that_are_told_no_more_end_with_all_their_series(watch: Watch) -> None:
+    edits = {3: "fail=nvmlDeviceGetComputeRunningProcesses_v3:999"}
+    seen = watch("gpus=1;processes=self:3000000", steps=14, edits=edits)
+    assert {"gpu_processes", "gpu_process_mem_bytes"} <= {metric for _, metric, _ in seen.ended}
+
+
+@pytest.mark.needs("gcc")
+def test_a_pair_that_is_of_no_use_on_opening_is_taken_again(watch: Watch) -> None:
+    """Other programs that hold the counters may let go of them within the three pairs."""
+    busy = watch("gpus=1;fail=nvmlGpmMetricsGet:19", steps=2)
+    assert "another program" in (busy.reasons["gpu:0", "gpm_sm_util_percent"] or "")
+    late = watch("gpus=1;gpm_held_s=0.35", steps=8)
+    assert late.reasons["gpu:0", "gpm_sm_util_percent"] is None
+    assert _gpm_rows(late)
 
 
 @pytest.mark.needs("gcc")

@@ -196,9 +196,23 @@ def test_the_summary_is_bounded_and_keeps_the_important() -> None:
     figures = summary(Profile(rows=tuple(rows)), "features")
     assert len(figures) == SUMMARY_LIMIT
     assert figures["stage/cpu_seconds"] == 20.0
-    assert figures["gpu/39_energy_j"] == 20.0
+    assert figures["gpu/all_energy_j"] == 40 * 20.0
     assert "guest/nvme0 n_1_read_bytes" in figures
     assert not [name for name in figures if "lo_rx" in name]
+
+
+def test_of_many_gpus_each_figure_is_one_and_the_hypervisor_is_there() -> None:
+    rows = [row("features", "vm:ml@esx-1", "vm_cpu_ready_percent", mean=7.0)]
+    for place in range(8):
+        rows.append(row("features", f"gpu:{place}", "gpu_util_percent", mean=10.0 * place))
+        rows.append(row("features", f"gpu:{place}", "energy_j", total=100.0))
+    rows.append(row("features", "gpu:0/mig:0", "gpu_mem_used_bytes", max=5.0))
+    assert summary(Profile(rows=tuple(rows)), "features") == {
+        "vcenter/cpu_ready_mean_percent": 7.0,
+        "gpu/all_util_percent": 35.0,
+        "gpu/0/mig_0_mem_used_max_bytes": 5.0,
+        "gpu/all_energy_j": 800.0,
+    }
 
 
 def test_the_summary_has_the_hypervisors_figures() -> None:
