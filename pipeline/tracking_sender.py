@@ -23,7 +23,7 @@ _VALUE_LIMIT = 500  # characters of a parameter that every MLflow store takes
 _BATCH = 1_000  # metrics in one log_batch request: MLflow's own limit
 _OWN_FIGURES = 20  # of a stage's summary; the rest of its 60 figures are the profile's
 _FIRST = re.compile(
-    r"steps\..+|parts\.\w+\.mean_ms|memory\.(predicted|measured)\.peak_bytes|held_per_s"
+    r"steps\..+|parts\.\w+[._]mean_ms|memory\.(predicted|measured)\.peak_bytes|held_per_s"
 )
 """Of a stage's summary: where the time of steps and requests went, and memory by both accounts."""
 _PARAM_BATCH = 100  # parameters in one log_batch request: MLflow's own limit

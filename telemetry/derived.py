@@ -1,13 +1,14 @@
 """Metrics that are made of measured ones, sample by sample, before they are attributed: one table.
 
-A derived series exists where all its parts were read in the same moment; no part is guessed.
+A derived series exists where all its parts were read in the same moment; no part is guessed. Steal
+is no part where its collector says that it is not measured: other modes then hold that time.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -28,7 +29,8 @@ BUSY = (
     "cpu_softirq_seconds",
 )
 """Modes of /proc/stat in which a CPU of this machine works; steal is another machine's time."""
-NOT_BUSY = ("cpu_idle_seconds", "cpu_iowait_seconds", "cpu_steal_seconds")
+STEAL = "cpu_steal_seconds"
+NOT_BUSY = ("cpu_idle_seconds", "cpu_iowait_seconds", STEAL)
 TREE = ("cpu_user_seconds", "cpu_system_seconds")
 
 
@@ -74,7 +76,7 @@ DERIVED = (
             unit="%",
             kind="gauge",
             meaning="share of the CPUs' time since the sample before in which they worked",
-            source="cpu_busy_seconds over all modes of /proc/stat, steal included",
+            source="cpu_busy_seconds over all modes of /proc/stat, steal included where measured",
         ),
     ),
 )
@@ -83,11 +85,22 @@ DERIVED = (
 def derivable(index: SeriesIndex, samples: SampleSet) -> Iterator[tuple[str, Derived, float]]:
     """Entity, what can be derived for it, as its parts are there, and its period (s)."""
     names = set(index.names())
-    for one in DERIVED:
+    no_steal = ("machine", STEAL) in absent_series(index, samples)
+    for each in DERIVED:
+        one = _without_steal(each) if no_steal else each
         needed = {*one.parts, *one.out_of}
         for entity in sorted({entity for entity, _ in names if re.fullmatch(one.entity, entity)}):
             if all((entity, part) in names for part in needed):
                 yield entity, one, max(samples.period_s(entity, part) for part in needed)
+
+
+def absent_series(index: SeriesIndex, samples: SampleSet) -> set[tuple[str, str]]:
+    """Series that have no samples because their collector said that they are not measured."""
+    return {(one.entity, one.metric.name) for one in samples.absent} - set(index.names())
+
+
+def _without_steal(one: Derived) -> Derived:
+    return replace(one, out_of=tuple(part for part in one.out_of if part != STEAL))
 
 
 def derived_series(

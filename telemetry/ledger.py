@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from telemetry.derived import BUSY, NOT_BUSY, TREE
+from telemetry.derived import BUSY, NOT_BUSY, STEAL, TREE
 from telemetry.ledger_books import Books
 from telemetry.ledger_entry import Entry, all_of, entry, missing
 from telemetry.runfolder import Span
@@ -32,6 +32,7 @@ _METADATA = (
     "counts of processes, and late what was written before"
 )
 _OTHERS = "a device is also read for the file system's metadata and by other machines that share it"
+_STEAL_UNSEEN = " (steal is not measured here)"
 _NO_CPUS = "the number of CPUs is unknown"
 
 
@@ -94,11 +95,12 @@ def _processes(books: Books, run: Mapping[str, Any]) -> Entry:
     processes = books.grew("processes", TREE, *bounds)
     parts = _whose(books, TREE, processes, bounds)
     interrupts = [mode for mode in BUSY if "irq" in mode]
-    otherwise = books.grew("machine", [*NOT_BUSY, *interrupts], *bounds)
+    not_busy, stolen, unseen = _not_busy(books)
+    otherwise = books.grew("machine", [*not_busy, *interrupts], *bounds)
     time_s = cpus * (bounds[1] - bounds[0]) / _NS
     witnesses = {
         "sum over processes": processes,
-        f"{cpus:.0f} CPUs × time - idle, iowait, steal, interrupts of /proc/stat": (
+        f"{cpus:.0f} CPUs × time - idle, iowait, {stolen}interrupts of /proc/stat{unseen}": (
             None if otherwise is None else time_s - otherwise
         ),
     }
@@ -123,12 +125,23 @@ def _machine(books: Books, run: Mapping[str, Any]) -> Entry:
     if bounds is None or not cpus:
         what = "the machine was not sampled" if bounds is None else _NO_CPUS
         return missing(name, "s", what)
-    modes = {mode: books.grew("machine", [mode], *bounds) for mode in (*BUSY, *NOT_BUSY)}
+    not_busy, _, unseen = _not_busy(books)
+    modes = {mode: books.grew("machine", [mode], *bounds) for mode in (*BUSY, *not_busy)}
     witnesses = {
-        "all modes of /proc/stat": all_of(modes.values()),
+        f"all modes of /proc/stat{unseen}": all_of(modes.values()),
         f"{cpus:.0f} CPUs × time": cpus * (bounds[1] - bounds[0]) / _NS,
     }
     return entry(name, "s", modes, witnesses, floor=CPU_FLOOR_S)
+
+
+def _not_busy(books: Books) -> tuple[tuple[str, ...], str, str]:
+    """Modes in which a CPU does not work, and what a witness says of steal.
+
+    Where the collector found steal not to be measured, stolen time is within the other modes.
+    """
+    if books.is_absent("machine", STEAL):
+        return tuple(mode for mode in NOT_BUSY if mode != STEAL), "", _STEAL_UNSEEN
+    return NOT_BUSY, "steal, ", ""
 
 
 def _cpus_of(run: Mapping[str, Any]) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from telemetry.attribution import Stretches, share, stretches_of
-from telemetry.derived import Derived, derivable, made
+from telemetry.derived import Derived, absent_series, derivable, made
 from telemetry.estimates import SUFFIX
 from telemetry.runfolder import Span
 from telemetry.samples import Metric
@@ -38,6 +38,7 @@ class Books:
     def __init__(self, samples: SampleSet, spans: Sequence[Span]) -> None:
         self.spans = sorted(spans, key=lambda span: span.start_ns)
         self._index = SeriesIndex(samples)
+        self._absent = absent_series(self._index, samples)
         self._sources = {
             (entity, name): _Source(
                 metric=samples.metrics[name], period_s=samples.period_s(entity, name)
@@ -77,6 +78,10 @@ class Books:
         return sorted(
             entity for entity, name in self._sources if name == metric and entity.startswith(prefix)
         )
+
+    def is_absent(self, entity: str, metric: str) -> bool:
+        """Whether its collector said that it is not measured, and it was not."""
+        return (entity, metric) in self._absent
 
     def grew(self, entity: str, metrics: Iterable[str], start_ns: int, end_ns: int) -> float | None:
         """What the counters held together in (start_ns, end_ns]; None if one has nothing there."""

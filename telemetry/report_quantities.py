@@ -54,7 +54,8 @@ def _gpu(title: str, metric: str, guest_metric: str | None) -> Quantity:
 
 QUANTITIES = (
     _vm("CPU", "CPU used", "vm_cpu_used_cores", Guest(entity="machine", metric="cpu_busy_seconds"),
-        "physical CPU time that the VM got, beside what its guest believes it used"),
+        "CPU time at nominal frequency that the VM was charged with (turbo makes it larger, a busy "
+        "hyper-thread of the same core smaller), beside the CPU time that its guest counted"),
     _vm("CPU", "CPU usage", "vm_cpu_usage_percent",
         Guest(entity="machine", metric="cpu_busy_percent"),
         "of the VM's nominal clock by the hypervisor, of its time by the guest"),

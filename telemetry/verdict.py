@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from telemetry.profile import Profile
-from telemetry.verdict_figures import CPU, DISK_WAITS, READY, Evidence, Figures
+from telemetry.verdict_figures import CPU, DISK_WAITS, READY, Evidence, Figures, Lack
 from telemetry.verdict_io import io_account
-from telemetry.verdict_rules import BESIDE, RULES, Finding, Lack, Rule, percent
+from telemetry.verdict_rules import BESIDE, RULES, Finding, Rule, percent
 from telemetry.verdict_thresholds import THRESHOLDS, limit
 
 Verdict = dict[str, Any]
@@ -30,11 +30,24 @@ _WEAKER = {
 def verdicts(profile: Profile, run: Mapping[str, Any]) -> list[Verdict]:
     """One verdict for each measured stage of ``run`` (``run.json``), in its order."""
     flags = (profile.hypervisor or {}).get("contention") or ()
+    asked = _names_vcenter(run)
     return [
-        _judge(Figures.of(profile, stage, [one for one in flags if one["stage"] == stage["name"]]))
+        _judge(
+            Figures.of(
+                profile,
+                stage,
+                [one for one in flags if one["stage"] == stage["name"]],
+                asked_vcenter=asked,
+            )
+        )
         for stage in run["stages"]
         if stage.get("start_ns") is not None and stage.get("end_ns") is not None
     ]
+
+
+def _names_vcenter(run: Mapping[str, Any]) -> bool:
+    settings = run.get("vcenter") or (run.get("recipe") or {}).get("vcenter") or {}
+    return bool(settings.get("host"))
 
 
 def _judge(figures: Figures) -> Verdict:

@@ -17,6 +17,10 @@ DISK_WAITS = "process_waiting_for_disk_count"
 _RATE = {"mean", "p50", "p95", "max"}
 
 
+class Lack(Exception):  # noqa: N818 - what it is, not that something went wrong
+    """A rule cannot be judged; the text says for want of what."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """One figure of a row of the profile, and what it says in a few words."""
@@ -57,6 +61,18 @@ _SAYS = {
 }
 
 
+def evidence(row: Row, figure: str, value: float, says: str = "") -> Evidence:
+    """A figure of a row as evidence; ``says`` stands for the few words of the table."""
+    return Evidence(
+        entity=row.entity,
+        metric=row.metric,
+        figure=figure,
+        value=value,
+        unit=f"{row.unit}/s" if row.kind == "counter" and figure in _RATE else row.unit,
+        says=says or _SAYS.get((row.entity, row.metric)) or row.metric.replace("_", " "),
+    )
+
+
 @dataclass(kw_only=True)
 class Figures:
     """The rows of a stage, asked for by figure; a row that covers too little is not there."""
@@ -67,11 +83,20 @@ class Figures:
     flags: Sequence[Flag]
     told: Mapping[str, Any]
     """The stage's entry in ``run.json``."""
+    asked_vcenter: bool = False
+    """Whether the run had a vCenter to ask, whatever came of it."""
 
     WAITS: ClassVar = ("app_step_data_wait_seconds", "phase_data_wait_seconds")
 
     @classmethod
-    def of(cls, profile: Profile, stage: Mapping[str, Any], flags: Sequence[Flag]) -> Figures:
+    def of(
+        cls,
+        profile: Profile,
+        stage: Mapping[str, Any],
+        flags: Sequence[Flag],
+        *,
+        asked_vcenter: bool = False,
+    ) -> Figures:
         """Of all VMs that were watched its own alone: others hold back their own stages."""
         own = (profile.hypervisor or {}).get("vm")
 
@@ -89,6 +114,7 @@ class Figures:
             },
             flags=[flag for flag in flags if not is_foreign(flag["entity"])],
             told=stage,
+            asked_vcenter=asked_vcenter or profile.hypervisor is not None,
         )
 
     def get(self, entity: str, metric: str, figure: str, says: str = "") -> Evidence | None:
@@ -97,11 +123,7 @@ class Figures:
         value = getattr(row, figure) if row is not None else None
         if row is None or value is None or row.coverage < limit("coverage"):
             return None
-        unit = f"{row.unit}/s" if row.kind == "counter" and figure in _RATE else row.unit
-        words = says or _SAYS.get((entity, metric)) or metric.replace("_", " ")
-        return Evidence(
-            entity=entity, metric=metric, figure=figure, value=value, unit=unit, says=words
-        )
+        return evidence(row, figure, value, says)
 
     def why_not(self, entity: str, metric: str, figure: str) -> str:
         """Why ``get`` has nothing."""
@@ -158,25 +180,6 @@ class Figures:
         if held is None or periods is None:
             return None
         return (held.value / periods.value if periods.value else 0.0), [held, periods]
-
-    def gpu_busy(self) -> Evidence | None:
-        """The busiest GPU: by this run's processes, else by GPM, else by kernels being there."""
-        best: Evidence | None = None
-        entities = sorted({entity for entity, _ in self.rows if entity.startswith("gpu:")})
-        shared = {entity.partition("/")[0] for entity in entities if "/" in entity}
-        for entity in entities:
-            if entity in shared:  # a card, whose other instances may be anybody's
-                continue
-            for metric, says in (
-                ("gpu_run_sm_percent", "time in which this run's processes worked on the GPU"),
-                ("gpm_graphics_util_percent", "time in which anybody's work was on the GPU"),
-                ("gpu_util_percent", "time in which anybody's kernels were on the GPU"),
-            ):
-                one = self.get(entity, metric, "mean", says)
-                if one is not None:
-                    best = one if best is None or one.value > best.value else best
-                    break
-        return best
 
     def storage(self) -> tuple[Evidence | None, Evidence | None]:
         """Bytes a second that storage read and wrote for it."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from telemetry.verdict_figures import Figures
+from telemetry.verdict_vm import over_hosts, why_unseen
 
 LITTLE_B = 8 << 20
 """Below it a program's own files are most of what it reads: where the data came from is not told
@@ -21,6 +22,8 @@ read-ahead and pages that were still there blur both ends."""
 _MB = 1e6
 
 Account = dict[str, Any]
+Moved = float | str
+"""What a device moved, B; or why that is not known."""
 
 
 def io_account(figures: Figures) -> Account:
@@ -28,11 +31,9 @@ def io_account(figures: Figures) -> Account:
     witnesses = [
         _of_stage(figures, "application", "io_read_calls_bytes", "io_write_calls_bytes"),
         _of_stage(figures, "storage", "io_read_bytes", "io_write_bytes"),
-        _summed(figures, "guest device", "disk:", ("disk_read_bytes", "disk_write_bytes"),
-                "no block device was recorded"),
-        _summed(figures, "hypervisor", "vm:", ("vm_disk_read_bytes_per_s",
-                "vm_disk_write_bytes_per_s"), "no vCenter was asked"),
-    ]  # fmt: skip
+        _devices(figures, ("disk_read_bytes", "disk_write_bytes")),
+        _virtual_disks(figures, ("vm_disk_read_bytes_per_s", "vm_disk_write_bytes_per_s")),
+    ]
     source, sentence = _source(witnesses[0]["read_bytes"], witnesses[1]["read_bytes"], figures)
     return {"source": source, "sentence": sentence, "witnesses": witnesses}
 
@@ -62,28 +63,44 @@ def _of_stage(figures: Figures, name: str, read: str, write: str) -> Account:
     return _witness(name, values, reason)
 
 
-def _summed(
-    figures: Figures, name: str, prefix: str, metrics: tuple[str, str], none: str
-) -> Account:
-    """The sum over all devices: everybody's bytes, and late what was written before."""
-    sums: list[float | None] = []
-    reasons: list[str] = []
-    for metric in metrics:
-        entities = [
-            entity
-            for entity, known in figures.rows
-            if known == metric and entity.startswith(prefix)
-        ]
-        found = [figures.get(entity, metric, "total") for entity in entities]
-        values = [one.value for one in found if one is not None]
-        sums.append(sum(values) if values and len(values) == len(found) else None)
-        reasons += [
-            figures.why_not(entity, metric, "total")
-            for entity, one in zip(entities, found, strict=True)
-            if one is None
-        ]
-    lacking = sums[0] is None or sums[1] is None
-    return _witness(name, sums, (reasons or [none])[0] if lacking else None)
+def _devices(figures: Figures, metrics: tuple[str, str]) -> Account:
+    """Of all block devices: everybody's bytes, and late what was written before."""
+    return _summed("guest device", [_of_devices(figures, metric) for metric in metrics])
+
+
+def _of_devices(figures: Figures, metric: str) -> list[Moved]:
+    entities = [
+        entity for entity, known in figures.rows if known == metric and entity.startswith("disk:")
+    ]
+    found = {entity: figures.get(entity, metric, "total") for entity in sorted(entities)}
+    return [
+        figures.why_not(entity, metric, "total") if one is None else one.value
+        for entity, one in found.items()
+    ] or ["no block device was recorded"]
+
+
+def _virtual_disks(figures: Figures, metrics: tuple[str, str]) -> Account:
+    """Of all disks of the VM, each over all the hosts that the VM was on."""
+    return _summed("hypervisor", [_of_virtual_disks(figures, metric) for metric in metrics])
+
+
+def _of_virtual_disks(figures: Figures, metric: str) -> list[Moved]:
+    return [
+        one.total if one.is_enough and one.total is not None else one.why_not()
+        for one in over_hosts(figures, metric).values()
+    ] or [why_unseen(figures, metric) or "no vCenter was asked"]
+
+
+def _summed(name: str, ways: Sequence[Sequence[Moved]]) -> Account:
+    """The sums of what was read and what was written, each of all devices or not at all."""
+    whys = [one for way in ways for one in way if isinstance(one, str)]
+    sums = [
+        None
+        if any(isinstance(one, str) for one in way)
+        else sum(one for one in way if not isinstance(one, str))
+        for way in ways
+    ]
+    return _witness(name, sums, whys[0] if whys else None)
 
 
 def _witness(name: str, moved: Sequence[float | None], reason: str | None) -> Account:

@@ -7,12 +7,14 @@ unless the sentence says "of the machine".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from telemetry.contention import Flag
-from telemetry.verdict_figures import Evidence, Figures
+from telemetry.verdict_figures import CPU, Evidence, Figures, Lack
+from telemetry.verdict_gpu import busiest
 from telemetry.verdict_thresholds import limit
+from telemetry.verdict_vm import OverHosts, over_hosts, part_of, why_unseen
 
 
 @dataclass
@@ -31,10 +33,6 @@ class Rule:
     verdict: str
     asks: str
     holds: Callable[[Figures], Finding | None]
-
-
-class Lack(Exception):  # noqa: N818 - what it is, not that something went wrong
-    """A rule cannot be judged; the text says for want of what."""
 
 
 def percent(share: float) -> str:
@@ -91,10 +89,15 @@ def _input_share(figures: Figures) -> Finding | None:
 
 
 def _gpu(figures: Figures) -> Finding | None:
-    busiest = figures.gpu_busy()
-    if busiest is None or busiest.value < limit("gpu_busy"):
+    told = busiest(figures)
+    if not told:
         return None
-    return Finding(f"{busiest.entity} worked for {busiest.value:.0f} % of its time", [busiest])
+    use, *shown = told
+    sentence = f"{use.entity} worked for {use.value:.0f} % of its time"
+    for one in shown:
+        amount = f"{one.value / 1e6:,.1f} MB"
+        sentence += f", for all who used it, this run among them ({one.says}: {amount})"
+    return Finding(sentence, [*told])
 
 
 def _memory(figures: Figures) -> Finding | None:
@@ -131,20 +134,29 @@ def _quota(figures: Figures) -> Finding | None:
     )
 
 
+def _of_wanted(lost: float, busy: float, count: float) -> float:
+    """Share of the CPUs that were wanted here which these lost ones (in CPUs) are.
+
+    Wanted are those that worked and those that were lost, of the machine's. An idle CPU loses
+    nothing, however many there are; below one CPU chance would pass for a share.
+    """
+    return lost / min(count, max(1.0, busy + lost))
+
+
 def _steal(figures: Figures) -> Finding | None:
-    steal, count = _need(
+    steal, busy, count = _need(
         figures,
         ("machine", "cpu_steal_seconds", "mean"),
+        ("machine", CPU, "mean"),
         ("machine", "cpu_count", "mean"),
         what="steal",
     )
-    share = steal.value / count.value
+    share = _of_wanted(steal.value, busy.value, count.value)
     if share < limit("steal") or figures.wanted < limit("most_of_the_time"):
         return None
     return Finding(
-        f"the hypervisor gave {percent(share)} of the machine's CPU time to others while there "
-        "was work here",
-        [steal, count, *figures.base()],
+        f"the hypervisor gave {percent(share)} of the CPU time that was wanted here to others",
+        [steal, busy, count, *figures.base()],
     )
 
 
@@ -153,21 +165,56 @@ _FLAGS = ("vm_cpu_ready_percent", "vm_cpu_costop_percent", "vm_cpu_latency_perce
 
 
 def _hypervisor(figures: Figures) -> Finding | None:
-    flags = [flag for flag in figures.flags if flag["metric"] in _FLAGS]
-    if not flags or figures.wanted < limit("most_of_the_time"):
+    found = [*_flagged(figures), *_waiting_cpus(figures)]
+    if not found:
+        why = why_unseen(figures, "vm_cpu_ready_percent")
+        if why is not None:
+            raise Lack(f"the hypervisor: {why}")
         return None
-    return Finding(str(flags[0]["sentence"]), [*map(_of_flag, flags), *figures.base()])
+    if figures.wanted < limit("most_of_the_time"):
+        return None
+    evidence = [one for finding in found for one in finding.evidence]
+    return Finding(found[0].sentence, [*evidence, *figures.base()])
 
 
-def _of_flag(flag: Flag) -> Evidence:
-    return Evidence(
-        entity=flag["entity"],
-        metric=flag["metric"],
-        figure=flag["figure"],
-        value=flag["value"],
-        unit=flag["unit"],
-        says=f"above {flag['threshold']:g} {flag['unit']}",
-    )
+def _flagged(figures: Figures) -> Iterator[Finding]:
+    """The flags that last: the mean is above the threshold, too, on hosts that cover enough.
+
+    A flag may be of a host that the VM was on for a moment, or of its largest window.
+    """
+    for flag in figures.flags:
+        part = part_of(flag["entity"])
+        one = over_hosts(figures, flag["metric"]).get(part) if part else None
+        above = one.above(flag["threshold"]) if one else None
+        if flag["metric"] in _FLAGS and above and above.is_enough:
+            yield _of_flag(flag, above)
+
+
+def _of_flag(flag: Flag, above: OverHosts) -> Finding:
+    unit, sentence = flag["unit"], str(flag["sentence"])
+    if flag["figure"] != "mean" or len(above.rows) > 1:
+        covered = percent(above.coverage)
+        sentence += f"; over {covered} of the stage {above.mean:,.1f} {unit} on average"
+    words = str(flag["metric"]).replace("_", " ")
+    return Finding(sentence, [*above.told(f"{words}, flagged above {flag['threshold']:g} {unit}")])
+
+
+def _waiting_cpus(figures: Figures) -> Iterator[Finding]:
+    """What vCenter says of the time that the CPUs which were wanted here had to wait."""
+    busy, count = (figures.get("machine", name, "mean") for name in (CPU, "cpu_count"))
+    if busy is None or count is None:
+        return
+    for one in over_hosts(figures, "vm_cpu_ready_cores").values():
+        if not one.is_enough:
+            continue
+        share = _of_wanted(one.mean, busy.value, count.value)
+        if share >= limit("steal"):
+            says = "virtual CPUs that were ready to run while no physical CPU was free"
+            yield Finding(
+                f"by vCenter {percent(share)} of the CPUs that were wanted here were ready to run "
+                "while no physical CPU was free",
+                [*one.told(says), busy, count],
+            )
 
 
 def _neighbour(figures: Figures) -> Finding | None:
@@ -300,7 +347,8 @@ RULES = (
     Rule(id="data-starved", verdict="data-bound",
          asks="the same, and nobody worked", holds=lambda f: _data(f, "starved")),
     Rule(id="gpu-busy", verdict="GPU-bound",
-         asks="a GPU worked at least gpu_busy; of this run's processes where the driver tells",
+         asks="a GPU worked at least gpu_busy: for this run's processes where the driver tells, "
+         "else for anybody, and they held memory of it or the stage copied to or from a GPU",
          holds=_gpu),
     Rule(id="memory-stall", verdict="memory-bound",
          asks="memory_stall of the machine, and the stage's own major_faults_per_s", holds=_memory),
@@ -308,10 +356,12 @@ RULES = (
          asks="quota_periods of its own control groups, while it wanted a CPU most of the time",
          holds=_quota),
     Rule(id="steal", verdict="contention",
-         asks="steal of the machine, while it wanted a CPU most of the time", holds=_steal),
+         asks="steal of the CPUs that were wanted on the machine, while it wanted a CPU most of "
+         "the time", holds=_steal),
     Rule(id="hypervisor", verdict="contention",
-         asks="vCenter's ready, co-stop, latency, swap-in or memory latency above their own "
-         "thresholds (docs/profile.md), while it wanted a CPU most of the time", holds=_hypervisor),
+         asks="vCenter's ready, co-stop, latency, swap-in or memory latency in the mean above "
+         "their own thresholds (docs/profile.md), or its ready time steal of the CPUs that were "
+         "wanted, while it wanted a CPU most of the time", holds=_hypervisor),
     Rule(id="neighbour", verdict="contention",
          asks="cpus_full, cpus_of_others and cpu_pressure of the machine, while it wanted a CPU "
          "most of the time and, being one thread, got less than cpu_got", holds=_neighbour),

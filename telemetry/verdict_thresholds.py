@@ -69,7 +69,7 @@ THRESHOLDS = _table(
         name="steal",
         value=0.1,
         unit="share",
-        of="the CPUs' time that the hypervisor gave to others",
+        of="the time of the CPUs that were wanted, that the hypervisor gave to others",
         source="rule of thumb among administrators (Scout): 10 %",
     ),
     Threshold(

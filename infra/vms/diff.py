@@ -393,11 +393,13 @@ def _writes(setting: Setting, wanted: Any, vm: VmState) -> Callable[[Any], None]
 
 
 def _extra_config(target: Target, vm: VmState, around: _Around) -> Iterator[Change]:
-    """Advanced settings: the plan's own, cloud-init's, and those that map the memory of GPUs."""
+    """Advanced settings: the plan's, cloud-init's, and those that map the memory of GPUs."""
     spec = target.machine.spec
     size = mmio_gib(target.machine, target.hosts)
     guest = around.guestinfo.get(target.machine.name, {})
-    wanted: dict[str, str | None] = {**spec.extra_config, **guest}
+    # No running VM is to be powered off for what its plan does not name.
+    said = spec.extra_config if vm.power == "on" else spec.further_config
+    wanted: dict[str, str | None] = {**said, **guest}
     wanted[USE_64BIT_MMIO] = "TRUE" if spec.gpus else None
     wanted[MMIO_SIZE_GIB] = str(size) if spec.gpus and size is not None else None
     for key, value in wanted.items():

@@ -212,7 +212,7 @@ def planned_vm(machine: Machine) -> VmFacts:
         memory_reserved_mib=0 if reserved == "full" else reserved * 1024,
         memory_locked=spec.memory_locked,
         latency=spec.latency_sensitivity,
-        extra_config=spec.extra_config,
+        extra_config=spec.further_config,
         gpus=planned_gpus(machine),
     )
 

@@ -13,7 +13,7 @@ from infra.vms.facts import HostFacts, VmFacts
 from infra.vms.finding import Finding, Said
 from infra.vms.rules_gpu import capacity, graphics_mode, profile_mix, profile_offered, stranded
 from infra.vms.rules_numa import numa_fit, numa_gpu
-from infra.vms.spec import MMIO_SIZE_GIB, USE_64BIT_MMIO, mmio_size_gib
+from infra.vms.spec import MMIO_SIZE_GIB, STEAL_CLOCK, USE_64BIT_MMIO, mmio_size_gib
 
 DEFAULT_MMIO_GIB = 32
 """What a VM has without the setting (frankdenneman.nl, 2023-05-30, on MMIO)."""
@@ -31,6 +31,7 @@ AFFINITY = VMWARE + "GUID-68817061-CAA9-4997-8384-3C1A0DF7F3E9.html"
 API = "https://developer.broadcom.com/xapis/virtual-infrastructure-json-api/latest/data-structures/"
 GRAPHICS = API + "HostGraphicsInfo"
 OFFERED = API + "HostSharedGpuCapabilities"
+STEAL = "https://git.kernel.org/tip/ab02bb3f55f58e7608a88188000c3353398ebe3b"
 SAME_SIZE = "https://frankdenneman.nl/concepts/same-size-vgpu-mode"
 
 
@@ -148,6 +149,24 @@ def latency_cpu(vm: VmFacts, host: HostFacts) -> Iterator[Said]:
     )
 
 
+def steal_clock(vm: VmFacts) -> Iterator[Said]:
+    """The guest sees what was stolen from it, so that contention shows without a vCenter."""
+    value = vm.extra_config.get(STEAL_CLOCK)
+    if (value or "").upper() == "TRUE":
+        return
+    yield Said(
+        setting=STEAL_CLOCK,
+        value=value or "not set",
+        wanted="TRUE",
+        why="a Linux guest (5.8 or newer, hardware version 13 or newer) counts the CPU time that "
+        "other VMs took from it only with this; without it steal is absent from its profiles",
+        severity="note",
+        fix=f'in the plan: extra_config = {{ "{STEAL_CLOCK}" = "TRUE" }}, then apply --power-off; '
+        "else by hand (Edit Settings > Advanced Parameters). The VM has to be powered off and on "
+        "for it: a restart of its guest is not enough",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """One row of the table."""
@@ -167,6 +186,7 @@ RULES: tuple[Rule, ...] = (
     Rule(name="mmio-size", source=NVIDIA_MMIO, host=mmio_size),
     Rule(name="latency-memory", source=LATENCY, vm=latency_memory),
     Rule(name="latency-cpu", source=LATENCY, host=latency_cpu),
+    Rule(name="steal-clock", source=STEAL, vm=steal_clock),
     Rule(name="numa-fit", source=HOME_NODE, host=numa_fit),
     Rule(name="numa-gpu", source=AFFINITY, host=numa_gpu),
     Rule(name="graphics-mode", source=GRAPHICS, host=graphics_mode),

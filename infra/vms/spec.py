@@ -34,6 +34,7 @@ __all__ = [
     "MARK_VM",
     "MMIO_SIZE_GIB",
     "RESERVED_KEYS",
+    "STEAL_CLOCK",
     "USE_64BIT_MMIO",
     "Disk",
     "Gpu",
@@ -62,6 +63,8 @@ USE_64BIT_MMIO = "pciPassthru.use64bitMMIO"
 MMIO_SIZE_GIB = "pciPassthru.64bitMMIOSizeGB"
 RESERVED_KEYS = (MARK_PLAN, MARK_VM, MARK_INSTANCE, USE_64BIT_MMIO, MMIO_SIZE_GIB)
 """extraConfig entries that a plan does not set itself: ``apply`` does."""
+STEAL_CLOCK = "stealclock.enable"
+"""Lets a Linux guest count the CPU time that was stolen from it; not set, it counts 0."""
 
 _ROUNDS = 4
 """Checks of a file, each without what was wrong before: one error can hide another."""
@@ -155,6 +158,11 @@ class VmSpec(Section):
         default_factory=dict, description="further advanced settings of the VM"
     )
     guest: Guest = Guest()
+
+    @property
+    def further_config(self) -> dict[str, str]:
+        """``extra_config``, and what a new VM gets where that does not say otherwise."""
+        return {STEAL_CLOCK: "TRUE", **self.extra_config}
 
     @property
     def gpu_count(self) -> int:

@@ -29,7 +29,8 @@ _MODES = {
     "iowait": "idle while a block device was busy for a task of this CPU",
     "irq": "in interrupts",
     "softirq": "in soft interrupts",
-    "steal": "taken by the hypervisor while this guest had work",
+    "steal": "taken by the hypervisor while this guest had work (of a VMware VM only with "
+    "stealclock.enable)",
 }
 CPU = {
     mode: _counter(

@@ -34,6 +34,7 @@ _SI = 1e6
 _NO_TRAFFIC = (0, 0, 0, 0)
 _IFF_UP = 1  # linux/if.h
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_VMWARE = b"VMware"  # how the DMI vendor of its VMs begins
 
 Values = Sequence[float | None]
 Parser = Callable[[bytes], Values]
@@ -112,9 +113,7 @@ class Machine:
 def open_machine(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Machine:
     """Open every file of the machine once; a missing one becomes absent series with the reason."""
     found = _Found()
-    found.try_open(
-        proc / "stat", [(MACHINE, one) for one in metrics.CPU.values()], _cpu, limit=_CPU_LINE_BYTES
-    )
+    _open_cpu(found, proc, sys)
     found.try_open(proc / "meminfo", [(MACHINE, one) for one in metrics.MEMORY.values()], _memory)
     for resource in ("cpu", "memory", "io"):
         _open_pressure(found, proc / "pressure" / resource, resource)
@@ -184,6 +183,37 @@ def _only(parse: Parser, first: Values) -> Parser:
         return [values[index] for index in kept]
 
     return some
+
+
+def _open_cpu(found: _Found, proc: Path, sys: Path) -> None:
+    """The modes of /proc/stat; steal, the last of them, where it is measured."""
+    *others, steal = [(MACHINE, one) for one in metrics.CPU.values()]
+    why = _why_no_steal(proc, sys)
+    if why is None:
+        found.try_open(proc / "stat", [*others, steal], _cpu, limit=_CPU_LINE_BYTES)
+    else:
+        found.lack([steal], why)
+        found.try_open(
+            proc / "stat", others, lambda data: _cpu(data)[: len(others)], limit=_CPU_LINE_BYTES
+        )
+
+
+def _why_no_steal(proc: Path, sys: Path) -> str | None:
+    """Why a VMware VM's steal of 0 says nothing, in a sentence; None elsewhere, and above 0.
+
+    Since 5.8 its kernel has a clock of stolen time to read, if the VM offers one: by default it
+    does not (arch/x86/kernel/cpu/vmware.c). Only such a clock makes steal more than 0.
+    """
+    vendor = read_file(str(sys / "class/dmi/id/sys_vendor")) or b""
+    stat = read_file(str(proc / "stat"))
+    if not vendor.startswith(_VMWARE) or stat is None or parse_cpu_ticks(stat)[-1] > 0:
+        return None
+    kernel = (read_file(str(proc / "sys/kernel/osrelease")) or b"unknown").decode().strip()
+    return (
+        f"0 since boot on a VMware VM (kernel {kernel}): Linux counts steal there from 5.8 on, and "
+        'only if the VM has stealclock.enable = "TRUE", which is not the default. Without it steal '
+        "is not measured; with it nothing was stolen before the recording began"
+    )
 
 
 def _cpu(data: bytes) -> Values:

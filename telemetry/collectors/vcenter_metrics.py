@@ -101,6 +101,10 @@ def _row(  # noqa: PLR0917 - a line of the table
 
 
 _MS, _KB, _KBPS = "millisecond", "kiloBytes", "kiloBytesPerSecond"
+_CPU_USED = (
+    "CPU time that the VM was charged with, at nominal frequency: turbo makes it larger than the "
+    "time on a CPU, a lower clock or a busy hyper-thread of the same core smaller"
+)
 _CPU_READY = "ready to run while no physical CPU was free"
 _CPU_COSTOP = "held until its other virtual CPUs could run too"
 # fmt: off
@@ -108,7 +112,7 @@ ROWS = (
     _row("vm_cpu_usage_percent", "%", None, "vm", "cpu.usage.average", "percent", 1,
          "CPU used, of all virtual CPUs"),
     _row("vm_cpu_used_cores", "cores", "s", "vm", "cpu.used.summation", _MS, 3,
-         "CPU time that the VM got"),
+         _CPU_USED),
     _row("vm_cpu_ready_cores", "cores", "s", "vm", "cpu.ready.summation", _MS, 1,
          f"{_CPU_READY}, all virtual CPUs together"),
     _row("vm_cpu_ready_percent", "%/vCPU", None, "vm", "cpu.ready.summation", _MS, 1,

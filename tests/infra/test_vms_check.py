@@ -12,15 +12,17 @@ import pytest
 from infra.vms.boards import belongs_to, board_memory_gib, nominal_gib, profile_board
 from infra.vms.capacity import Refused, claim, fill, room
 from infra.vms.check import Checked, lint
-from infra.vms.facts import HostFacts, HostGpu, NumaNode, VmFacts, VmGpu
+from infra.vms.facts import HostFacts, HostGpu, NumaNode, VmFacts, VmGpu, planned_vm
 from infra.vms.finding import Finding
 from infra.vms.rules import RULE_NAMES, RULES, host_findings, stranded_findings, vm_findings
 from infra.vms.spec import (
     MMIO_SIZE_GIB,
+    STEAL_CLOCK,
     USE_64BIT_MMIO,
     Disk,
     Gpu,
     Guest,
+    Machine,
     Numa,
     VmSpec,
     read_plan,
@@ -63,7 +65,7 @@ def vgpu(profile: str = "grid_a100-40c") -> VmGpu:
 
 
 def vm(**fields: Any) -> VmFacts:
-    """A GPU VM without fault."""
+    """A GPU VM without fault; whatever its ``extra_config``, it has the steal clock."""
     said = {
         "name": "trainer",
         "cpus": 16,
@@ -77,7 +79,8 @@ def vm(**fields: Any) -> VmFacts:
         },
         "gpus": (vgpu(),),
     }
-    return VmFacts(**{**said, **fields})
+    made = VmFacts(**{**said, **fields})
+    return replace(made, extra_config={STEAL_CLOCK: "TRUE", **made.extra_config})
 
 
 def said(found: list[Finding]) -> list[tuple[str, str]]:
@@ -194,6 +197,24 @@ def test_latency_sensitivity_high_needs_all_memory_and_cpu() -> None:
     reserved = replace(high, memory_locked=True, cpu_reserved_mhz=40000)
     assert vm_findings(reserved) == []
     assert host_findings(reserved, host()) == []
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "not set"), ("FALSE", "FALSE")])
+def test_a_vm_counts_what_was_stolen_from_it(value: str | None, shown: str) -> None:
+    config = {} if value is None else {STEAL_CLOCK: value}
+    (one,) = vm_findings(replace(vm(gpus=()), extra_config=config))
+    assert (one.rule, one.setting, one.severity) == ("steal-clock", STEAL_CLOCK, "note")
+    assert (one.value, one.wanted) == (shown, "TRUE")
+    assert f'extra_config = {{ "{STEAL_CLOCK}" = "TRUE" }}, then apply --power-off' in one.fix
+    assert "powered off and on" in one.fix
+    assert vm_findings(replace(vm(gpus=()), extra_config={STEAL_CLOCK: "true"})) == []
+
+
+def test_a_planned_vm_has_the_steal_clock_unless_its_plan_says_no() -> None:
+    for config, rules in (({}, []), ({STEAL_CLOCK: "FALSE"}, ["steal-clock"])):
+        spec = VmSpec(extra_config=config)
+        planned = planned_vm(Machine(name="a", key="a", index=0, spec=spec))
+        assert [one.rule for one in vm_findings(planned)] == rules
 
 
 def test_virtual_hyperthreads_need_half_of_the_cores() -> None:

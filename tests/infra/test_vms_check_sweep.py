@@ -17,7 +17,7 @@ from infra.vms.check import check
 from infra.vms.destroy import destroy, find_doomed
 from infra.vms.diff import plan_changes
 from infra.vms.finding import Finding
-from infra.vms.spec import MMIO_SIZE_GIB, USE_64BIT_MMIO, VmPlan, read_plan
+from infra.vms.spec import MMIO_SIZE_GIB, STEAL_CLOCK, USE_64BIT_MMIO, VmPlan, read_plan
 from infra.vsphere.session import VCenter
 from tests.vcsim_server import Vcsim
 
@@ -137,6 +137,7 @@ def test_a_vm_made_by_hand_and_put_right(vcenter: VCenter) -> None:
     give(vcenter, VM, vgpu("grid_a100-10c"), firmware="bios", numCPUs=8, memoryMB=32768)
     found = rules(check(vcenter, None, [VM]))
     assert {"firmware", "memory-reservation", "mmio-64bit", "mmio-size"} <= set(found)
+    assert (found["steal-clock"].value, found["steal-clock"].severity) == ("not set", "note")
     assert found["memory-reservation"].value == "false, 0 MB reserved"
     assert found["mmio-size"].wanted == "128"  # the host's GPU has 40 GiB, its share 10
     wait(
@@ -145,7 +146,11 @@ def test_a_vm_made_by_hand_and_put_right(vcenter: VCenter) -> None:
                 firmware="efi",
                 memoryReservationLockedToMax=True,
                 memoryAllocation=vim.ResourceAllocationInfo(reservation=32768),
-                extraConfig=[option(USE_64BIT_MMIO, "TRUE"), option(MMIO_SIZE_GIB, "128")],
+                extraConfig=[
+                    option(USE_64BIT_MMIO, "TRUE"),
+                    option(MMIO_SIZE_GIB, "128"),
+                    option(STEAL_CLOCK, "TRUE"),
+                ],
             )
         )
     )

@@ -9,8 +9,9 @@ from pyVmomi import vim
 
 from infra.vms.apply import apply
 from infra.vms.diff import plan_changes
+from infra.vms.spec import STEAL_CLOCK
 from infra.vsphere.session import VCenter
-from tests.infra.vms_on import FOREIGN, TEMPLATE, logged_in, make_template, plan_of, the_vm
+from tests.infra.vms_on import FOREIGN, TEMPLATE, logged_in, make_template, plan_of, the_vm, wait
 from tests.vcsim_server import Vcsim
 
 pytestmark = pytest.mark.needs("go")
@@ -53,6 +54,7 @@ def test_a_new_vm_is_shown_with_all_that_it_would_have(vcenter, tmp_path):
     assert found["disk 1"] == (None, "4 GiB on LocalDS_0, thin")
     assert found["network 1"] == (None, "VM Network (vmxnet3)")
     assert found["extra_config.guestinfo.role"] == (None, "x")
+    assert found[f"extra_config.{STEAL_CLOCK}"] == (None, "TRUE")
     assert found["power"] == (None, "on")
     assert not any(change.power_off for change in changes.changes)
     assert changes.to_json()["changes"][0]["attribute"] == "vm"
@@ -158,6 +160,29 @@ def test_edits_of_a_running_vm(own_vcsim, tmp_path):
     assert needing == {"cpus", "extra_config.y"}
     assert shrunk == "a: disk 1: it has 2 GiB and the plan wants 1; a disk cannot shrink"
     assert moved.startswith("a: datastore: it lies on LocalDS_0 and the plan wants LocalDS_1")
+
+
+def test_a_new_vm_counts_what_was_stolen_and_no_running_one_is_stopped_for_it(own_vcsim, tmp_path):
+    with logged_in(own_vcsim) as vcenter:
+        make_template(vcenter)
+        plan = plan_of(tmp_path, "[vms.a]")
+        apply(vcenter, plan)
+        made = the_vm(vcenter, "a")
+        off = vim.option.OptionValue(key=STEAL_CLOCK, value="")
+        wait(made.ref.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=[off])))
+        unasked = plan_changes(vcenter, plan)
+        said = plan_of(tmp_path, f'[vms.a]\nextra_config = {{ "{STEAL_CLOCK}" = "TRUE" }}')
+        asked = plan_changes(vcenter, said)
+        wait(made.ref.PowerOffVM_Task())
+        stopped = plan_changes(vcenter, plan)
+        no = plan_of(tmp_path, f'[vms.a]\nextra_config = {{ "{STEAL_CLOCK}" = "FALSE" }}')
+        refused = plan_changes(vcenter, no)
+    assert made.extra[STEAL_CLOCK] == "TRUE"
+    assert unasked.changes == []
+    (change,) = asked.changes
+    assert (change.attribute, change.power_off) == (f"extra_config.{STEAL_CLOCK}", True)
+    assert attributes(stopped)[change.attribute] == (None, "TRUE")
+    assert attributes(refused)[change.attribute] == (None, "FALSE")
 
 
 def test_a_vm_that_the_plan_no_longer_has_is_a_note(own_vcsim, tmp_path):

@@ -414,6 +414,28 @@ def test_busy_time_is_derived_from_its_parts() -> None:
     assert (percent.mean, percent.max, percent.coverage) == (50.0, 50.0, 1.0)
 
 
+@pytest.mark.parametrize("reason", ["not measured", None])
+def test_busy_percent_does_without_a_steal_that_is_not_measured(reason: str | None) -> None:
+    """Said by its collector; of one that is merely not there nothing is known."""
+    second = 1_000_000_000
+    series = {
+        ("machine", make_metric(f"cpu_{mode}_seconds", "counter")): [
+            (i * second, None, float(i)) for i in range(5)
+        ]
+        for mode in ("user", "nice", "system", "irq", "softirq", "idle", "iowait")
+    }
+    steal = make_metric("cpu_steal_seconds", "counter")
+    absent = [] if reason is None else [Series(entity="machine", metric=steal, reason=reason)]
+    spans = [Span(stage="a", start_ns=0, end_ns=4 * second)]
+    made = correlate(make_samples(series, period_s=1.0, absent=absent), spans)
+    row = made.find("a", "machine", "cpu_busy_percent")
+    if reason is None:
+        assert row is None
+    else:
+        assert row is not None
+        assert row.mean == pytest.approx(500 / 7)
+
+
 def test_busy_time_needs_all_of_its_parts_at_one_time() -> None:
     user, system = (make_metric(f"cpu_{mode}_seconds", "counter") for mode in ("user", "system"))
     spans = [Span(stage="a", start_ns=0, end_ns=30)]

@@ -152,6 +152,43 @@ def test_a_recorded_machine(tmp_path: Path) -> None:
     assert not found.keys() & absent.keys()
 
 
+NO_STEAL = STAT.replace(b" 410 658 ", b" 410 0 ", 1)
+STEAL_OF = ("machine", "cpu_steal_seconds")
+
+
+def steal_of(tmp_path: Path, stat: bytes, vendor: bytes | None) -> tuple[float | None, str | None]:
+    """Its value and its reason on a machine with this /proc/stat and DMI vendor."""
+    proc = made(tmp_path / "proc", {"stat": stat, "sys/kernel/osrelease": b"5.10.0-28-amd64\n"})
+    sys = made(tmp_path / "sys", {"class/dmi/id/sys_vendor": vendor} if vendor else {})
+    found, absent = machine_values(proc, sys)
+    assert found["machine", "cpu_softirq_seconds"] == 4.10
+    return found.get(STEAL_OF), absent.get(STEAL_OF)
+
+
+def test_a_steal_of_0_on_vmware_is_not_measured(tmp_path: Path) -> None:
+    value, reason = steal_of(tmp_path, NO_STEAL, b"VMware, Inc.\n")
+    assert value is None
+    assert reason is not None
+    for named in ('stealclock.enable = "TRUE"', "5.8", "kernel 5.10.0-28-amd64", "since boot"):
+        assert named in reason
+    assert "with it nothing was stolen before the recording began" in reason  # true then, too
+
+
+@pytest.mark.parametrize(
+    ("stat", "vendor", "value_s"),
+    [
+        (STAT, b"VMware, Inc.\n", 6.58),  # above 0: its VM has the clock
+        (NO_STEAL, b"QEMU\n", 0.0),
+        (NO_STEAL, None, 0.0),  # no DMI: a container, or another architecture
+        (STAT, None, 6.58),
+    ],
+)
+def test_steal_is_measured_where_it_was_seen_and_where_no_vmware_is(
+    tmp_path: Path, stat: bytes, vendor: bytes | None, value_s: float
+) -> None:
+    assert steal_of(tmp_path, stat, vendor) == (value_s, None)
+
+
 def test_control_groups_of_version_1_and_none(tmp_path: Path) -> None:
     group = tmp_path / "cgroup"
     mounts = "".join(f"c {group}/{name} cgroup rw,{name} 0 0\n" for name in ("cpu", "memory"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from telemetry.ledger import CPU_FLOOR_S, DEVICE_IO_FLOOR_B, close_ledger
 from telemetry.ledger_entry import entry
 from telemetry.runfolder import Span
-from telemetry.samples import Metric
+from telemetry.samples import Metric, Series
 from telemetry.segments import SampleSet
 from tests.telemetry.oracle import Raw, make_metric, make_samples
 
@@ -209,6 +210,23 @@ def test_a_missing_witness_is_named_and_nothing_is_put_in_its_place(
     one = books(**{gone: None})[name]
     assert (one["closes"], one["remainder"]) == (None, None)
     assert reason in one["reason"]
+
+
+def test_accounts_close_without_a_steal_that_is_not_measured() -> None:
+    """As on a VMware VM without its steal clock: what was stolen is within the other modes."""
+    why = Series(entity="machine", metric=counter("cpu_steal_seconds"), reason="not measured")
+    stolen = {
+        "machine__cpu_steal_seconds": None,
+        "machine__cpu_idle_seconds": line(0.92, base=1e6),
+    }
+    without = replace(samples(**stolen), absent=[why])
+    entries = {one["name"]: one for one in close_ledger(without, SPANS, run())}
+    for name in ("CPU of all processes", "CPU time of the machine"):
+        one = entries[name]
+        assert (one["closes"], one["reason"]) == (True, None), one
+        assert any("(steal is not measured here)" in label for label in one["witnesses"])
+        assert not any("steal" in label.partition(" (")[0] for label in one["witnesses"])
+        assert "cpu_steal_seconds" not in one["parts"]
 
 
 def test_a_run_without_samples_or_stages_has_a_ledger_that_says_so() -> None:

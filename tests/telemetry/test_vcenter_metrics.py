@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from telemetry.collectors.vcenter_metrics import COUNTER_UNITS, METRICS, ROWS, rows_of
+from telemetry.report_quantities import QUANTITIES
 
 BY_NAME = {row.metric.name: row for row in ROWS}
 
@@ -49,3 +50,12 @@ def test_names_are_unique_and_a_counter_has_one_unit() -> None:
     assert len({(row.counter, row.unit) for row in ROWS}) == len(COUNTER_UNITS)
     assert {row.of for row in rows_of("HostSystem")} == {"esxi", "gpu"}
     assert {row.of for row in rows_of("VirtualMachine")} == {"vm"}
+
+
+def test_cpu_used_is_not_told_as_plain_time_on_a_cpu() -> None:
+    """ESXi scales it by the actual over the nominal frequency, and for a busy hyper-thread."""
+    beside = next(one for one in QUANTITIES if one.metric == "vm_cpu_used_cores")
+    for meaning in (BY_NAME["vm_cpu_used_cores"].metric.meaning, beside.meaning):
+        assert "physical CPU time" not in meaning
+        for word in ("nominal frequency", "turbo makes it larger", "hyper-thread", "smaller"):
+            assert word in meaning
