@@ -77,6 +77,7 @@ def stage_verdict(view: StageView) -> Html | None:
         ),
         _evidence(view, told.get("evidence") or ()),
         _also(also) if also else None,
+        _not_judged(view, told.get("missing") or ()),
         _io(view, told.get("io")),
         class_="held",
     )
@@ -112,6 +113,16 @@ def _also(also: Sequence[Row]) -> Html:
         for one in also
     ]  # fmt: skip
     return join([tag("p", "Other rules that fired, in their order:"), tag("ul", told)])
+
+
+def _not_judged(view: StageView, missing: Sequence[Any]) -> Html | None:
+    """What could have decided otherwise, had it been known; nothing where all was judged."""
+    if not missing or (view.verdict or {}).get("rule") == "missing":
+        return None
+    told = [tag("li", sentence(one)) for one in missing]
+    return join(
+        [tag("p", "Rules that could not be judged, and for want of what:"), tag("ul", told)]
+    )
 
 
 def _io(view: StageView, io: Row | None) -> Html | None:

@@ -21,7 +21,10 @@ from tests.nvml.build import build, environment
 
 PROFILES = Path(__file__).resolve().parents[2] / "docs" / "profiles"
 SMALL = Path(__file__).with_name("reproduce.toml")
-SCENARIO = "gpus=1;power_w=160;power_swing_w=60;power_period_s=4;temperature=52;util_rests=1;process_util=self:30:10"
+SCENARIO = (
+    "gpus=1;power_w=160;power_swing_w=60;power_period_s=4;temperature=52;util_rests=1;"
+    "process_util=self:30:10"
+)
 NO_GPU = "no GPU: NVML is a library of the tests, its values are made up"
 
 

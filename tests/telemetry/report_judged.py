@@ -28,6 +28,7 @@ def _verdict(stage: str, verdict: str) -> dict[str, Any]:
              "value": 41.25, "unit": "% of time", "says": "work waited for a CPU"},
         ],
         "also": [{"verdict": "idle", "rule": "little of all", "sentence": "little was in use"}],
+        "missing": ["a GPU: how busy gpu:0 was is not known"],
         "io": {
             "source": "cache", "sentence": "its calls read 1.2 GB, and storage delivered 28 kB",
             "witnesses": [

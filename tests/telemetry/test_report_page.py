@@ -105,6 +105,7 @@ def test_each_stage_has_its_verdict_by_word_and_sign_with_its_evidence() -> None
         assert f"{stage.capitalize()} kept 1.87 of 2 cores" in section
         assert f"{kind} by share" in section
         assert "cores in use1.87 coresmean of cpu busy secondsstage" in section
+        assert "for want of what:A GPU: how busy gpu:0 was is not known." in section
         assert "Out of memory (page cache)." in section
         assert f"hypervisor––{UNSEEN}" in section
         assert "read by calls1.20 GiB" in section
