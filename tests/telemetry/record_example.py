@@ -53,11 +53,12 @@ KEPT = frozenset(
 )  # fmt: skip
 GPUS = "gpus=2;power_w=160;power_swing_w=60;power_period_s=17;temperature=52"
 STEP_S = 0.25
+REST_PERCENT = 35
 
 
 @contextmanager
 def busy_gpus(control: Path) -> Iterator[None]:
-    """Keep both GPUs as busy as the machine's CPUs."""
+    """Keep both GPUs as busy as the machine's CPUs, and at rest below ``REST_PERCENT``."""
     stop = threading.Event()
 
     def follow() -> None:
@@ -67,7 +68,7 @@ def busy_gpus(control: Path) -> Iterator[None]:
             percent = min(100, round(100 * (now - before) / STEP_S / cores))
             before = now
             scratch = control.with_suffix(".new")
-            scratch.write_text(f"util={percent}\n")
+            scratch.write_text(f"util={percent if percent >= REST_PERCENT else 0}\n")
             scratch.replace(control)
 
     control.write_text("util=0\n")
