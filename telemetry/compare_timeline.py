@@ -61,7 +61,7 @@ DRAWN = (
     Drawn("Disks, read", "disk:.+", "disk_read_bytes", "B/s"),
     Drawn("Disks, written", "disk:.+", "disk_write_bytes", "B/s"),
     Drawn("GPU power", "gpu:.+", "power_instant_w", "W"),
-    Drawn("CPU that the hypervisor gave", "vm:.+", "vm_cpu_used_cores", "cores"),
+    Drawn("CPU used, by the hypervisor", "vm:.+", "vm_cpu_used_cores", "cores"),
 )
 
 

@@ -132,7 +132,7 @@ MAIN = (
           "Temperature of the GPU core", "GPU {gpu} temperature"),
     _main("total", "gpu_energy_joules", _GPU, "energy_j", "Energy of the card, as it counts it"),
     _main("level", "vm_cpu_used_cores", _VM, "vm_cpu_used_cores",
-          "CPUs that the VM got, last window of 20 s", "{vm} CPU"),
+          "CPUs at nominal frequency that the VM was charged with, last window", "{vm} CPU"),
     _main("level", "vm_cpu_ready_ratio", _VM, "vm_cpu_ready_percent",
           "Time per virtual CPU ready without a physical one, last window", "{vm} ready", _PERCENT),
     _main("level", "vm_cpu_costop_ratio", _VM, "vm_cpu_costop_percent",
