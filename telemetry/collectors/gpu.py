@@ -236,8 +236,10 @@ class GpuCollector:
 
     def _sample_gpu(self, entity: str, samples: list[Sample], slow: bool) -> bool:
         """Ask one GPU all that does not block; False as soon as it turns out to be lost."""
-        plans = [*self._plans[entity], *(self._slow[entity] if slow else ())]
-        return bool(plans) and all(self._ask(plan, samples) for plan in plans)
+        usual, seldom = self._plans[entity], self._slow[entity]
+        if not (usual or seldom):
+            return False
+        return all(self._ask(plan, samples) for plan in (*usual, *(seldom if slow else ())))
 
     def _ask(self, plan: _Plan, samples: list[Sample]) -> bool:
         values = plan.reader(plan.gpu)
@@ -278,6 +280,7 @@ class GpuCollector:
             self._sources, self._gpm, self.slow_periods, self._present,
         ):  # fmt: skip
             kept.clear()
+        self._slow_due_s = 0.0
         if self._started:
             nvml.stop()
         self._started = False
