@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.gpus import gpu_environment
-from telemetry.collectors.machine import cgroup_folders
+from telemetry.collectors.cgroups import cgroup_folders
 
 _NO_LIMIT_BYTES = 1 << 62
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from telemetry.collectors.machine import cgroup_below, cgroup_mounts, read_file
+from telemetry.collectors.cgroups import cgroup_below, cgroup_mounts
+from telemetry.collectors.machine import read_file
 from telemetry.collectors.procfs import parse_cgroup_paths, parse_quota
 
 Quota = tuple[float, float, float]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from telemetry.collectors.machine import cgroup_folders
+from telemetry.collectors.cgroups import cgroup_folders
 
 V1 = {"cpu": "cpu", "io": "blkio", "memory": "memory"}
 

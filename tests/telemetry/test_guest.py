@@ -16,8 +16,9 @@ import pytest
 
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.collectors import guest_metrics, procfs
+from telemetry.collectors.cgroups import cgroup_folders
 from telemetry.collectors.guest import GuestCollector
-from telemetry.collectors.machine import cgroup_folders, open_machine
+from telemetry.collectors.machine import open_machine
 from telemetry.samples import Samples
 
 STAT = b"""cpu  347990 949 31626 264867 1428 3 410 658 17 4
