@@ -157,7 +157,9 @@ class Worker:
         """When the sample after the one that was due at ``due_s`` is."""
         if self.remote:
             return due_s + self.collector.period_s
-        return next_moment(due_s, self.collector.period_s, self.phase_s)
+        period_s = self.collector.period_s
+        # A moment is a rounded number, and must not be taken for the one after itself.
+        return next_moment(due_s + period_s / 4, period_s, self.phase_s)
 
     def _once(self, *, last: bool = False) -> bool:
         """Take one sample, having opened the collector; whatever goes wrong becomes data.

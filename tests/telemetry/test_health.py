@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from telemetry.clock import Clock
 from telemetry.health import Stop, Worker
@@ -61,6 +63,23 @@ def test_ticks_are_at_multiples_of_the_period_and_a_phase(tmp_path: Path, phase_
     late_s = sorted((at_s - phase_s) % 0.1 for at_s in times_s)
     assert late_s[6] < 0.02, "half of them at most 20 ms late, on a machine that does other work"
     assert all(after > before for before, after in pairwise(times_s))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    begin_s=st.floats(0, 1e8),
+    hz=st.sampled_from([0.2, 1, 3, 7, 10, 30, 100]),
+    phase_s=st.sampled_from([0.0, 0.002, 0.004]),
+)
+def test_no_moment_comes_twice_or_is_left_out(begin_s: float, hz: float, phase_s: float) -> None:
+    collector = Ticking(period_s=1 / hz)
+    writer = SegmentWriter(Path("unused"), "made", [], host="here", period_s=1 / hz)
+    worker = Worker(collector=collector, writer=writer, clock=Clock(offset_ns=0), phase_s=phase_s)
+    due_s = worker._moment(begin_s)
+    assert 0.2 < (due_s - begin_s) * hz < 1.3
+    for _ in range(300):
+        before_s, due_s = due_s, worker._moment(due_s)
+        assert (due_s - before_s) * hz == pytest.approx(1, abs=1e-4)
 
 
 def test_another_machine_is_asked_at_once(tmp_path: Path) -> None:
