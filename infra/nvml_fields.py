@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import pynvml
 
@@ -33,7 +31,6 @@ class FieldReader:
     def __call__(self, gpu: Gpu) -> Values | Absent:
         """A value per field; ``Absent`` alone where the call as a whole fails."""
         asked = [(one.id, 0) for one in self.fields]
-        _held(len(asked))
         try:
             found = pynvml.nvmlDeviceGetFieldValues(gpu.handle, asked)
         except pynvml.NVMLError as error:
@@ -44,15 +41,6 @@ class FieldReader:
             else absent(code, gpu)
             for one, value in zip(self.fields, found, strict=True)
         )
-
-
-@cache
-def _held(count: int) -> Any:
-    """The type of the array that the binding makes for so many fields.
-
-    ctypes forgets an array type that nobody holds, and to make it anew costs more than the call.
-    """
-    return pynvml.c_nvmlFieldValue_t * count
 
 
 def together(readers: Iterable[FieldReader]) -> FieldReader:

@@ -42,9 +42,8 @@ class ServingMemory:
         On the CPU what was measured has features, store and requests in it; beside a GPU's tensors
         that is ``process``.
         """
-        device = {"device": self._device.name}
         both = {
-            **device,
+            "device": self._device.name,
             "predicted": dict(self._predicted),
             "measured": self._peak.read().to_json(),
         }

@@ -257,7 +257,8 @@ Figure = Literal["mean", "p50", "p95", "max", "total", "coverage"]
 class _Summary:
     """A summary figure: its name and where it is from; the entity's group fills the braces.
 
-    Of very many GPUs shares (%) are their mean, and amounts their sum; the braces say ``all`` then.
+    Of more than ``MOST_GPUS`` shares (%) are their mean and amounts their sum, and the braces say
+    ``all``.
     """
 
     name: str

@@ -204,7 +204,7 @@ _PLAIN = (
 def _without_verdicts(document: dict[str, Any]) -> dict[str, Any]:
     """Version 1 kept no verdicts."""
     stages = [{**stage, "held_back_by": []} for stage in document["stages"]]
-    return {**document, "schema": SCHEMA, "stages": stages}
+    return {**document, "schema": "stagescope.reference/2", "stages": stages}
 
 
 _UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

@@ -193,18 +193,16 @@ class SegmentWriter:
         if len(self._codes) > _MOST_KNOWN:  # of a collector that makes each sample's series anew
             self._codes.clear()
         ids = list(map(id, series))
-        if not self._codes.keys() >= set(ids):
-            for number, one in zip(ids, series, strict=True):
-                self._codes[number] = self._codes.get(number) or self._coded(one)
-        _, entity_codes, metric_codes = (
-            zip(*map(self._codes.__getitem__, ids), strict=True) if ids else ((),) * 3
-        )
+        for number, one in zip(ids, series, strict=True):
+            if number not in self._codes:
+                self._codes[number] = self._coded(one)
+        codes = [self._codes[number] for number in ids]
         entities, metrics = self._names
         columns = [
             _numbers(pa.int64(), array("q", ts_ns)),
             _nullable(starts_ns),
-            entities.array(entity_codes),
-            metrics.array(metric_codes),
+            entities.array([entity for _, entity, _ in codes]),
+            metrics.array([metric for _, _, metric in codes]),
             _numbers(pa.float64(), array("d", values)),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
