@@ -137,4 +137,4 @@ def table() -> Iterator[str]:
     yield "| threshold | value | of | from |"
     yield "|---|---|---|---|"
     for one in THRESHOLDS.values():
-        yield f"| `{one.name}` | {one.value:g} {one.unit} | {one.of} | {one.source} |"
+        yield f"| `{one.name}` | {one.value:,.10g} {one.unit} | {one.of} | {one.source} |"

@@ -54,8 +54,6 @@ _SAYS = {
     "a CPU",
     ("machine", "psi_memory_some_seconds"): "share of time in which a task of the machine waited "
     "for memory",
-    ("machine", "psi_io_some_seconds"): "share of time in which a task of the machine waited for "
-    "a disk",
     ("app", "app_step_data_wait_seconds"): "share of time in which its steps waited for data",
     ("app", "phase_data_wait_seconds"): "share of time in which it was in its phase data_wait",
 }
@@ -171,7 +169,12 @@ class Figures:
         """What went on while the stage waited for its data; its own work is taken for one core."""
         if self.disk_waits >= 0.5 * wait:
             return "storage"
-        return "decoding" if self.wanted - (1.0 - wait) >= 0.5 * wait else "starved"
+        if self.wanted - (1.0 - wait) >= 0.5 * wait:
+            return "decoding"
+        busy = self.busiest_disk()
+        if busy is None or busy.value < 0.5 * wait or not self._reads_storage():
+            return "starved"
+        return "machine"
 
     def quota(self) -> tuple[float, list[Evidence]] | None:
         """Share of the periods with work in which a quota above it held it back."""
@@ -188,9 +191,17 @@ class Figures:
             self.get("stage", "io_write_bytes", "mean"),
         )
 
+    def _reads_storage(self) -> bool:
+        """Whether storage read more for it than a program's own files, and all the time."""
+        rate = self.get("stage", "io_read_bytes", "mean")
+        total = self.get("stage", "io_read_bytes", "total")
+        if rate is None or total is None:
+            return False
+        return rate.value >= limit("storage_bytes_per_s") and total.value >= limit("little_bytes")
+
     def of_machine_disks(self) -> list[Evidence]:
         """Pressure on I/O and the busy time of each device: of the machine, so anybody's."""
-        asked = [("machine", "psi_io_some_seconds", "")]
+        asked = [("machine", "psi_io_some_seconds", "some task waited for a disk")]
         asked += [
             (entity, metric, f"{entity} had requests in flight")
             for entity, metric in sorted(self.rows)
@@ -198,6 +209,10 @@ class Figures:
         ]
         found = [self.get(entity, metric, "mean", says) for entity, metric, says in asked]
         return [one for one in found if one is not None]
+
+    def busiest_disk(self) -> Evidence | None:
+        """Pressure on I/O or a device's busy time, whichever is more."""
+        return max(self.of_machine_disks(), key=lambda one: one.value, default=None)
 
     def busiest_interface(self) -> list[Evidence] | None:
         """Received and sent by the interface, not ``lo``, that carried the most in the median."""

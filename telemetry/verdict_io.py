@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from telemetry.verdict_figures import Figures
+from telemetry.verdict_thresholds import limit
 from telemetry.verdict_vm import over_hosts, why_unseen
 
-LITTLE_B = 8 << 20
-"""Below it a program's own files are most of what it reads: where the data came from is not told
-(the ledger's floor of the same quantity)."""
 FROM_CACHE, FROM_STORAGE = 0.2, 0.8
 """StageScope's own choice: up to a fifth from storage is the cache's, from four fifths storage's;
 read-ahead and pages that were still there blur both ends."""
@@ -42,7 +40,7 @@ def _source(asked: float | None, got: float | None, figures: Figures) -> tuple[s
     if asked is None or got is None:
         return "unknown", "where its data came from is not known: the I/O of its processes was " \
             "not measured"  # fmt: skip
-    if max(asked, got) < LITTLE_B:
+    if max(asked, got) < limit("little_bytes"):
         return "little", f"it read {max(asked, got) / _MB:,.1f} MB: too little to tell from where"
     share = got / max(asked, got)
     told = f"its calls read {asked / _MB:,.0f} MB, and storage delivered {got / _MB:,.0f} MB"

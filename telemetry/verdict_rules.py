@@ -60,21 +60,34 @@ def _wait(figures: Figures) -> tuple[float, list[Evidence]]:
 
 def _data(figures: Figures, why: str) -> Finding | None:
     wait, told = _wait(figures)
-    if not told or wait < limit("most_of_the_time"):
+    if not told or wait < limit("most_of_the_time") or figures.loader(wait) != why:
         return None
-    if figures.loader(wait) != why:
-        return None
-    how = {
-        "storage": "its loader was waiting for storage: "
-        f"{figures.disk_waits:.2f} processes waited for a disk on average",
-        "decoding": "its loader was working: "
-        f"{figures.cores:.2f} CPUs in use, {figures.ready:.2f} processes running or ready to",
-        "starved": "nobody was working meanwhile: "
-        f"{figures.cores:.2f} CPUs in use, so the loader was waiting for something itself",
-    }[why]
+    read, busy = figures.storage()[0], figures.busiest_disk()
+    if why == "storage":
+        how = (
+            "its loader was waiting for storage: "
+            f"{figures.disk_waits:.2f} processes waited for a disk on average"
+        )
+    elif why == "decoding":
+        how = (
+            "its loader was working: "
+            f"{figures.cores:.2f} CPUs in use, {figures.ready:.2f} processes running or ready to"
+        )
+    elif why == "machine" and read is not None and busy is not None:
+        how = (
+            f"nobody was working meanwhile: {figures.cores:.2f} CPUs in use; storage read "
+            f"{read.value / 1e6:,.1f} MB/s for it, and on the machine {busy.says} for "
+            f"{percent(busy.value)} of its time"
+        )
+    else:
+        how = (
+            "nobody was working meanwhile: "
+            f"{figures.cores:.2f} CPUs in use, so the loader was waiting for something itself"
+        )
+    shown = [busy] if why == "machine" else []
     return Finding(
         f"it waited for its data for {percent(wait)} of its time, and {how}",
-        [*told, *figures.base(), figures.get("stage", "io_read_bytes", "total")],
+        [*told, *figures.base(), figures.get("stage", "io_read_bytes", "total"), *shown],
     )
 
 
@@ -268,7 +281,7 @@ def _disk(figures: Figures, way: str) -> Finding | None:
 def _disk_of_machine(figures: Figures) -> Finding | None:
     """Threads that wait for a disk behind a first thread that sleeps are seen in no state."""
     read, write = figures.storage()
-    busy = max(figures.of_machine_disks(), key=lambda one: one.value, default=None)
+    busy = figures.busiest_disk()
     if figures.asleep < limit("most_of_the_time") or None in (read, write, busy):
         return None
     assert read is not None
@@ -280,8 +293,8 @@ def _disk_of_machine(figures: Figures) -> Finding | None:
         return None
     return Finding(
         f"its processes slept for {percent(figures.asleep)} of its time, storage moved "
-        f"{(read.value + write.value) / 1e6:,.1f} MB/s for it, and {busy.says}, of the machine, "
-        f"for {percent(busy.value)} of it",
+        f"{(read.value + write.value) / 1e6:,.1f} MB/s for it, and on the machine "
+        f"{busy.says} for {percent(busy.value)} of it",
         [*figures.base(), read, write, busy],
     )
 
@@ -344,8 +357,14 @@ RULES = (
     Rule(id="data-decoding", verdict="data-bound",
          asks="the same, and the loader used CPU at least half of that",
          holds=lambda f: _data(f, "decoding")),
+    Rule(id="data-machine", verdict="data-bound",
+         asks="the same, nobody worked, it read storage_bytes_per_s and little_bytes from storage, "
+         "and PSI io or a device of the machine was busy for at least half of that: a thread "
+         "behind a sleeping first one waits for it",
+         holds=lambda f: _data(f, "machine")),
     Rule(id="data-starved", verdict="data-bound",
-         asks="the same, and nobody worked", holds=lambda f: _data(f, "starved")),
+         asks="the same, and nobody worked, nor did storage for it",
+         holds=lambda f: _data(f, "starved")),
     Rule(id="gpu-busy", verdict="GPU-bound",
          asks="a GPU worked at least gpu_busy: for this run's processes where the driver tells, "
          "else for anybody, and they held memory of it or the stage copied to or from a GPU",

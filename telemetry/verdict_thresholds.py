@@ -122,6 +122,13 @@ THRESHOLDS = _table(
         source=f"{OWN}: sixteen pages a second",
     ),
     Threshold(
+        name="little_bytes",
+        value=8.0 * (1 << 20),
+        unit="B",
+        of="what the stage read, below which it is not told where its data came from",
+        source=f"{OWN}: below it a program's own files are most of it (as the ledger's floor)",
+    ),
+    Threshold(
         name="network_bytes_per_s",
         value=1024.0 * 1024,
         unit="B/s",

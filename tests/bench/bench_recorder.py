@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +22,14 @@ from tests.nvml.build import build, environment
 from tests.study.throttle import neighbour
 
 WATCHED_S = 30.0
+BARE = """
+import os, time
+file = os.open("/proc/stat", os.O_RDONLY)
+while True:
+    time.sleep(0.1)
+    os.pread(file, 512, 0)
+"""
+"""As often as the recorder samples; being woken with cold caches costs more on some machines."""
 TREE = "for i in 1 2 3 4; do while :; do sleep 0.05; done & done; wait"
 SCENARIO = "gpus=1;process_util=self:30:10"
 """A GPU that answers every question, in the C library of the tests."""
@@ -79,7 +88,19 @@ def cost(root: int, watched_s: float = WATCHED_S) -> None:
         share = (exact_cpu_s(pid) - before_s) / (time.perf_counter() - begin)
         rss_mb, peak_mb = memory_mb(pid)
     print(f"    CPU {100 * share:.2f} % of a core, and {start_up_s:.2f} s to start")
+    print(f"    a Python process that reads one file as often: {100 * bare(watched_s):.2f} %")
     print(f"    memory {rss_mb:.0f} MB resident, {peak_mb:.0f} MB at most", flush=True)
+
+
+def bare(seconds: float) -> float:
+    """Share of a core that a process takes which is woken as often and does next to nothing."""
+    with subprocess.Popen([sys.executable, "-c", BARE]) as process:
+        time.sleep(1)
+        before_s, begin = exact_cpu_s(process.pid), time.perf_counter()
+        time.sleep(seconds)
+        share = (exact_cpu_s(process.pid) - before_s) / (time.perf_counter() - begin)
+        process.kill()
+    return share
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import mmap
 import multiprocessing
@@ -209,19 +210,25 @@ def starved_loader(seconds: float, settings: Settings) -> None:
     if not settings["worker"]:
         steps(seconds, settings, source())
         return
+    steps(seconds, settings, _by_a_thread(source()))
+
+
+def _by_a_thread(batches: Iterator[object]) -> Iterator[object]:
+    """Batches that a thread takes, two ahead."""
     arrived: queue.Queue[object] = queue.Queue(maxsize=2)
 
     def load() -> None:
-        for batch in source():
+        for batch in batches:
             arrived.put(batch)
 
     threading.Thread(target=load, daemon=True).start()
-    steps(seconds, settings, iter(arrived.get, None))
+    return iter(arrived.get, None)
 
 
 def reading_loader(seconds: float, settings: Settings) -> None:
-    """The loader reads its batches from a file that is in no cache."""
-    steps(seconds, settings, chunks(settings["path"], cold=True))
+    """The loader reads its batches from a file that is in no cache; inline, or in a thread."""
+    batches = chunks(settings["path"], cold=True)
+    steps(seconds, settings, _by_a_thread(batches) if settings["worker"] else batches)
 
 
 LOADS: dict[str, Callable[[float, Settings], None]] = {
@@ -233,6 +240,8 @@ LOADS: dict[str, Callable[[float, Settings], None]] = {
 
 def main() -> None:
     name, seconds, settings = sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3])
+    if "stage" in settings:  # what its handle writes with is not read under a group's limits
+        importlib.import_module("telemetry.segments")
     for group in settings.get("join", ()):
         (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
     LOADS[name](seconds, settings)

@@ -155,6 +155,7 @@ def _reading_loader(place: Place, draw: random.Random, number: int) -> Iterator[
     rate = draw.uniform(5e6, 20e6)
     with group("io", _read_limit(place, rate)) as folder:
         yield _steps(place, draw, "reading_loader", path=str(place.file), join=[str(folder)],
+                     worker=bool(number % 2),
                      compute_s=draw.uniform(0.05, 0.4) * (1 << 20) / rate)  # fmt: skip
 
 
@@ -226,8 +227,9 @@ CAUSES = (
           trials=6),
     Cause(name="starved loader", verdict="data-bound", rules=("data-starved",), prepare=_starved,
           trials=6),
-    Cause(name="loader on a throttled disk", verdict="data-bound", rules=("data-storage",),
-          prepare=_reading_loader, source="storage", impossible=lambda: why_not("io")),
+    Cause(name="loader on a throttled disk", verdict="data-bound",
+          rules=("data-storage", "data-machine"), prepare=_reading_loader, source="storage",
+          trials=6, impossible=lambda: why_not("io")),
     Cause(name="digests, warm page cache", verdict="CPU-bound", rules=("cpu-one",), prepare=_warm,
           source="cache", trials=5),
     Cause(name="digests, cold page cache, fast disk", verdict="CPU-bound", rules=("cpu-one",),

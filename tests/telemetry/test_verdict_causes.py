@@ -76,14 +76,16 @@ def test_a_throttled_disk(tmp_path: Path, data: Path) -> None:
     assert found["io"]["source"] == "storage"
 
 
-def test_a_loader_on_a_throttled_disk(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize(("worker", "rule"), [(False, "data-storage"), (True, "data-machine")])
+def test_a_loader_on_a_throttled_disk(tmp_path: Path, data: Path, worker: bool, rule: str) -> None:
+    """A thread that waits behind a sleeping first one is in no state that is seen."""
     needs("io")
     out = tmp_path / "runs"
     limit = {"blkio.throttle.read_bps_device": f"{device_of(tmp_path)} 6000000"}
     with group("io", limit) as folder:
         found = judged(out, "reading_loader", path=str(data), join=[str(folder)], compute_s=0.02,
-                       out=str(out), stage=STAGE)  # fmt: skip
-    assert (found["verdict"], found["rule"]) == ("data-bound", "data-storage"), found
+                       worker=worker, out=str(out), stage=STAGE)  # fmt: skip
+    assert (found["verdict"], found["rule"]) == ("data-bound", rule), found["sentence"]
 
 
 def test_a_slow_decoder_and_a_starved_loader(tmp_path: Path) -> None:
