@@ -22,6 +22,7 @@ from features.online import OnlineFeatures
 from infra.device import Device, choose_device
 from infra.tensor_memory import LiveTensors
 from serving.app import App, ServerSettings
+from serving.batcher import Batcher
 from serving.load import LoadSettings, payment_bodies, put_load
 from serving.memory import ServingMemory
 from serving.predictor import Model, Predictor
@@ -175,28 +176,44 @@ def test_an_injected_wait_falls_into_its_part_and_the_parts_sum_to_what_the_clie
 def test_who_finds_the_worker_busy_waits_in_the_queue(
     predictor: Predictor, bodies: Iterator[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = threading.Event()
+    busy, held = threading.Event(), threading.Event()
     predict = predictor.model.predict
+
+    def held_back(rows: Any) -> Any:
+        busy.set()
+        held.wait(20)
+        return predict(rows)
+
+    submitted: list[object] = []
+    submit = Batcher.submit
+
+    async def noted(batcher: Any, job: Any) -> Any:
+        submitted.append(job)
+        return await submit(batcher, job)
+
+    monkeypatch.setattr(Batcher, "submit", noted)
     with running(predictor, ServerSettings()) as port:
-        monkeypatch.setattr(
-            predictor.model, "predict", lambda rows: (held.wait(20), predict(rows))[1]
-        )
+        monkeypatch.setattr(predictor.model, "predict", held_back)
         threads = [
-            threading.Thread(target=httpx.post, args=(url(port),), kwargs={"content": body})
+            threading.Thread(
+                target=httpx.post, args=(url(port),), kwargs={"content": body, "timeout": 30}
+            )
             for body in islice(bodies, 3)
         ]
         threads[0].start()
-        time.sleep(0.1)
+        assert busy.wait(20)
         for thread in threads[1:]:
             thread.start()
-        time.sleep(0.2)
+        while len(submitted) < len(threads):
+            time.sleep(0.01)
+        time.sleep(0.1)
         held.set()
         for thread in threads:
             thread.join()
         reading = read_stats(HOST, port)
     assert reading.requests == 3
     assert reading.seconds("queue") >= 2 * 0.1
-    assert reading.seconds("model") >= 0.2
+    assert reading.seconds("model") >= 0.1
 
 
 def test_triton_clients_find_the_statistics(predictor: Predictor, bodies: Iterator[bytes]) -> None:

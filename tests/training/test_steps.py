@@ -24,7 +24,9 @@ from training.steps import (
     step_clock,
 )
 
-WAIT_S = 0.004
+WAIT_S = 0.01
+LOST_S = 0.05
+"""What a busy machine may take between two clocks; all waits of a run are more than twice it."""
 QUEUE = 1000
 """Pieces of work that a device's queue holds before the host has to wait."""
 SETTINGS = TrainingSettings(epochs=2, batch_size=512, refit=False)
@@ -86,7 +88,7 @@ def test_injected_waits_fall_into_their_part_and_the_parts_sum_to_the_loop(
     waited = times.steps * WAIT_S
     assert times.steps == 2 * -(-(len(rows) - round(len(rows) * 0.15)) // 512)
     assert sum_of_parts(times) == pytest.approx(times.loop_seconds, rel=1e-9)
-    assert sum(loops) * 0.97 - 0.005 <= times.loop_seconds <= sum(loops)
+    assert sum(loops) - LOST_S <= times.loop_seconds <= sum(loops)
     for part in PARTS:
         assert handle.counts[f"step_{part}_seconds"] == pytest.approx(
             getattr(times, f"{part}_seconds")
