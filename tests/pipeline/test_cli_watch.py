@@ -211,11 +211,12 @@ def test_an_endpoint_follows_one_run_after_another(example: RunFolder, tmp_path:
             source.write({**example.read(), "run_id": run_id})
             source.samples.symlink_to(example.samples)
             replay(source, tmp_path, speed=60.0)
-            time.sleep(0.6)
-            with urllib.request.urlopen(found[0], timeout=10) as answer:
-                text = answer.read().decode()
-            assert f'run="{run_id}"' in text
-            assert 'status="finished"' in text
+            text, deadline_s = "", time.monotonic() + 30
+            while f'run="{run_id}"' not in text or 'status="finished"' not in text:
+                assert time.monotonic() < deadline_s, text
+                time.sleep(0.1)
+                with urllib.request.urlopen(found[0], timeout=10) as answer:
+                    text = answer.read().decode()
         watching.terminate()
 
 

@@ -89,10 +89,10 @@ def test_of_a_run_that_nobody_samples_any_more_no_series_is_told(tmp_path: Path)
     script.write(1.0, mem_used_bytes=("machine", "gauge", 5.0))
     live = Live(script.folder)
     live.update()
-    with endpoint_at("127.0.0.1:0", quiet_s=0.5) as endpoint:
+    with endpoint_at("127.0.0.1:0", quiet_s=2.0) as endpoint:
         endpoint.show(live.snapshot())
         assert "stagescope_memory_used_bytes" in get(endpoint.address)
-        time.sleep(0.6)
+        time.sleep(2.1)
         late = get(endpoint.address)
         assert "stagescope_memory_used_bytes" not in late
         assert "stagescope_run_info" in late
