@@ -172,8 +172,9 @@ class Worker:
             return True
         begin = self._began_s = time.monotonic()
         try:
-            usual = self.collector.sample
-            sample = getattr(self.collector, "last_sample", usual) if last else usual
+            usual = getattr(self.collector, "look", self.collector.sample)
+            sample = getattr(self.collector, "last_sample", self.collector.sample)
+            sample = sample if last else usual
             self.put(sample())
             self.up = True
         except Exception as error:  # noqa: BLE001 - the one boundary of all collectors
@@ -210,6 +211,7 @@ class Worker:
     def flush(self) -> None:
         """Write what waits, and once a second how the collector does."""
         with self._writing:
+            self._settle()
             with self._lock:
                 rows, self._waiting = self._waiting, []
                 fresh, self._undeclared = self._undeclared, []
@@ -220,6 +222,18 @@ class Worker:
                 self.writer.write(rows)
             except OSError as error:
                 self._lose_rows(len(rows), error.strerror or str(error))
+
+    def _settle(self) -> None:
+        """Have the rows of looks that were only read so far."""
+        settle = getattr(self.collector, "settle", None)
+        if settle is None or not self.opened:
+            return
+        try:
+            self.put(settle())
+        except Exception as error:  # noqa: BLE001 - the same boundary as of a sample
+            self.failures += 1
+            self.up = False
+            self.lose(f"{self.collector.name}: {type(error).__name__}: {error}")
 
     def _ended(self) -> list[Series]:
         """Series of which the collector has learnt that no sample will come any more, and why."""

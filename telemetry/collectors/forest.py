@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from telemetry.collectors.machine import read_file
 from telemetry.collectors.procfs import parse_status
-from telemetry.collectors.proctree import Key, Process, Reading, TreeAccount, Usage
+from telemetry.collectors.proctree import Bytes, Key, Process, Reading, TreeAccount, Usage
 
 OWN = "recorder"
 """Entity of the recorder's own tree: it belongs to no other, whoever started it."""
@@ -45,6 +45,10 @@ class TreeState:
     swap_bytes: int = 0
 
 
+Look = list[tuple[Process, Bytes | None]]
+"""What was read of each process at one moment, a parent's before its children's; None: gone."""
+
+
 @dataclass(kw_only=True)
 class _Tree:
     """``whole``: all descendants but the recorder; else those alone that no other tree has."""
@@ -72,6 +76,7 @@ class Forest:
         self._all = TreeAccount()
         self._left: set[Key] = set()
         self._samples = self._scans = 0
+        self._sampled: list[Process] | None = None
         self._most = _most_processes()
         self.out_of_files = False
         """Whether there were more processes than files that may be open."""
@@ -118,11 +123,38 @@ class Forest:
 
     def sample(self) -> dict[str, TreeState]:
         """Look at the members of the stages' trees; the others' are looked at by ``scan`` alone."""
+        return self.settle(self.read())
+
+    def read(self) -> Look:
+        """The first half of ``sample``: what the files of those processes say now.
+
+        Each is to be settled, in order, before anything else is asked of the forest.
+        """
         self._samples += 1
-        stages = {entity: tree for entity, tree in self._trees.items() if tree.whole}
-        pids = {pid for tree in stages.values() for pid in (*tree.members, *tree.account.others)}
-        processes = [self._processes[pid] for pid in pids if pid in self._processes]
-        return self._update(stages, self._look(processes, self._samples))
+        if self._sampled is None:
+            trees = [tree for tree in self._trees.values() if tree.whole]
+            pids = {pid for tree in trees for pid in (*tree.members, *tree.account.others)}
+            known = [self._processes[pid] for pid in pids if pid in self._processes]
+            self._sampled = sorted(known, key=_order)
+        turn = self._samples
+        return [
+            (process, process.read(with_io=(process.pid + turn) % SLOW_SHARE == 0))
+            for process in self._sampled
+        ]
+
+    def settle(self, look: Look) -> dict[str, TreeState]:
+        """The second half: account for what was read."""
+        self._sampled = None
+        now = {}
+        for process, found in look:
+            if self._processes.get(process.pid) is not process:
+                continue  # it was gone at an earlier look
+            one = None if found is None else process.take(found)
+            if one is None:
+                self._forget(process.pid)
+            else:
+                now[process.pid] = one
+        return self._update({name: one for name, one in self._trees.items() if one.whole}, now)
 
     def scan(self, *, whole: bool = False) -> tuple[dict[str, TreeState], TreeState]:
         """Look at all processes; returns the trees with their new members, and the sum of all.

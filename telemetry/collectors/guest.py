@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -11,13 +12,15 @@ from pathlib import Path
 
 from telemetry.clock import Clock
 from telemetry.collectors import guest_metrics as metrics
-from telemetry.collectors.forest import Forest, TreeState
+from telemetry.collectors.forest import Forest, Look, TreeState
 from telemetry.collectors.machine import MACHINE, Machine, Source, open_machine
 from telemetry.collectors.quota import QuotaAccount
 from telemetry.samples import Metric, Sample, Samples, Series, samples_at
 
 SLOW_S = 1.0
 """New processes, and all of them, are looked at so often: it costs ten times a usual sample."""
+MOST_WAIT_S = 0.05
+"""Who wants the rows of looks does not wait longer for one that is going on."""
 MOST_UNREADABLE = 0.1
 """Share of processes without which the sum over all processes still says something of I/O."""
 PROCESSES = "processes"
@@ -29,6 +32,8 @@ _TREE = tuple(metrics.TREE.values())
 _TREE_SLOW = tuple(metrics.TREE_SLOW.values())
 _NO_QUOTA = "its control groups have no account of a CPU quota"
 _ALL = tuple(metrics.PROCESSES.values())
+_Look = tuple[list[tuple[Source, int, bytes]], int, Look]
+"""What was read at one tick: of the machine, each with its time in ns; the time; of the trees."""
 
 
 @dataclass(kw_only=True)
@@ -56,6 +61,7 @@ class GuestCollector:
         self._plain: set[str] = set()  # trees of which everything can be read
         self._quotas: dict[str, QuotaAccount] = {}
         self._slow_at_s = 0.0
+        self._read_looks: list[_Look] = []
         self._fixed = [
             Series(entity=MACHINE, metric=metrics.MACHINE_OTHER["cpu_count"]),
             *(
@@ -86,6 +92,7 @@ class GuestCollector:
         Raises ProcessLookupError if there is no such process.
         """
         with self._lock:
+            settled = self._settled()
             first = self._forest.watch(entity, pid, orphans=orphans)
             of_tree = self._tree_series(entity)
             if all(one.reason is None for one in of_tree):
@@ -93,7 +100,7 @@ class GuestCollector:
             self._trees[entity] = (*of_tree, *self._quota_series(entity, pid))
             rows = self._look()
             if not from_start:
-                return rows
+                return settled + rows
             # A start is known to a tick; at the tick's end nothing that counts has been used.
             started_ns = (first.stat.start_ticks + 1) * 1_000_000_000 // _TICKS_PER_S
             age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - started_ns
@@ -103,14 +110,14 @@ class GuestCollector:
                 for series in self._trees[entity]
                 if series.reason is None and series.metric.kind == "counter"
             ]
-            return [*zero, *rows]
+            return [*settled, *zero, *rows]
 
     def unwatch(self, entity: str) -> list[Sample]:
         """Take a last sample of a tree and forget it; its root may be a zombie."""
         with self._lock:
             if entity not in self._trees:
                 return []
-            rows = self._look()
+            rows = self._settled() + self._look()
             self._forest.unwatch(entity)
             del self._trees[entity]
             self._quotas.pop(entity, None)
@@ -124,18 +131,26 @@ class GuestCollector:
     def sample(self) -> Samples:
         """One look at everything that is due."""
         with self._lock:
-            rows = self._read(self._machine.fast)
-            now_s = time.monotonic()
-            if now_s >= self._slow_at_s:
-                self._slow_at_s = now_s + SLOW_S - self.period_s / 2
-                rows += self._read(self._machine.slow)
-                rows += self._space()
-                return rows + self._look(whole=False)
-            states = self._forest.sample()
-            ts_ns = self.clock.now_ns()
-            for entity, state in states.items():
-                rows += self._tree_rows(ts_ns, entity, state, slow=False)
-            return rows
+            rows = self._looked()
+            return rows + self._settled()
+
+    def look(self) -> Samples:
+        """As ``sample``, but what was read may stay as it is until ``settle`` is called.
+
+        A tick finds memory and code cold: only to read, and to parse and account for several looks
+        in one go, costs a fifth less.
+        """
+        with self._lock:
+            return self._looked()
+
+    def settle(self) -> Samples:
+        """The rows of all looks before; none while another thread is at it, or hangs in a file."""
+        if not self._lock.acquire(timeout=MOST_WAIT_S):
+            return []
+        try:
+            return self._settled()
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Close all files. The same collector can be opened again."""
@@ -146,7 +161,42 @@ class GuestCollector:
         self._quotas.clear()
         self._plain.clear()
 
-    def _read(self, sources: Sequence[Source]) -> list[Sample]:
+    def _looked(self) -> list[Sample]:
+        now_s = time.monotonic()
+        if now_s < self._slow_at_s:
+            machine = self._read(self._machine.fast)
+            trees = self._forest.read()
+            self._read_looks.append((machine, self.clock.now_ns(), trees))
+            return []
+        rows = self._settled() + self._sampled(self._machine.fast)
+        # At whole seconds of the monotonic clock, as writing is: so looks are settled only once.
+        whole_s = math.floor((now_s + self.period_s / 2) / SLOW_S) * SLOW_S
+        self._slow_at_s = whole_s + SLOW_S - self.period_s / 2
+        rows += self._sampled(self._machine.slow)
+        rows += self._space()
+        return rows + self._look(whole=False)
+
+    def _settled(self) -> list[Sample]:
+        """Parse and account for the looks that were only read, in their order."""
+        looks, self._read_looks = self._read_looks, []
+        rows: list[Sample] = []
+        for machine, ts_ns, trees in looks:
+            for source, read_ns, data in machine:
+                rows += source.rows(read_ns, data)
+            for entity, state in self._forest.settle(trees).items():
+                rows += self._tree_rows(ts_ns, entity, state, slow=False)
+        return rows
+
+    def _read(self, sources: Sequence[Source]) -> list[tuple[Source, int, bytes]]:
+        found = []
+        for source in sources:
+            try:
+                found.append((source, *source.read(self.clock.now_ns)))
+            except OSError as error:
+                self._lose(f"{source.path}: {error.strerror}")
+        return found
+
+    def _sampled(self, sources: Sequence[Source]) -> list[Sample]:
         rows: list[Sample] = []
         for source in sources:
             try:

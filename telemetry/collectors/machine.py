@@ -53,15 +53,19 @@ class Source:
     _values: Values = field(default=(), init=False, repr=False)
 
     def sample(self, now_ns: Callable[[], int]) -> list[Sample]:
-        """Read, and parse unless it says what it said before; raises OSError.
+        """Read and parse; raises OSError. A value of None is left out."""
+        return self.rows(*self.read(now_ns))
 
-        A value of None is left out.
-        """
+    def read(self, now_ns: Callable[[], int]) -> tuple[int, bytes]:
+        """The first half of ``sample``: when it was read, and what it said; raises OSError."""
         if self.limit is None:
             data = read_whole(self.descriptor)
         else:
             data = os.pread(self.descriptor, self.limit, 0)
-        ts_ns = now_ns()
+        return now_ns(), data
+
+    def rows(self, ts_ns: int, data: bytes) -> list[Sample]:
+        """The second half: parse it, unless it says what it said before."""
         if data != self._data:
             self._data, self._values = data, self.parse(data)
         values = self._values

@@ -25,6 +25,8 @@ _NO_IO = Io(0, 0, 0, 0, 0)
 _DEAD = b"X"
 """State of a process that is being reaped: its parent may have its counters already."""
 
+Bytes = tuple[bytes, bytes]
+"""What /proc/<pid>/stat and /proc/<pid>/io said at one moment."""
 Key = tuple[int, int]
 """A process for good: its start in ticks and its number, as numbers are given again."""
 
@@ -216,6 +218,7 @@ class Process:
         except OSError as error:
             self.io_error = error
         self._stat_bytes, self._io_bytes = b"", b""
+        self._read_bytes = b"", b""
         self._io_values = _NO_IO
         self.last: Reading | None = None
         self.is_kernel_thread = False
@@ -225,16 +228,27 @@ class Process:
 
         Without ``with_io`` its I/O is read only where something else has moved.
         """
+        found = self.read(with_io=with_io)
+        return None if found is None else self.take(found)
+
+    def read(self, *, with_io: bool = True) -> Bytes | None:
+        """The first half of ``look``: what its files say now."""
         try:
             stat_bytes = os.pread(self._stat, 1024, 0)
         except ProcessLookupError:
             return None
-        io_bytes = self._io_bytes
-        if (with_io or stat_bytes != self._stat_bytes) and self.io_error is None:
+        before, io_bytes = self._read_bytes
+        if (with_io or stat_bytes != before) and self.io_error is None:
             try:  # noqa: SIM105 - so often that a context manager is felt
                 io_bytes = os.pread(self._io, 512, 0)
             except OSError:
                 pass  # it changed its user: its last values stand
+        self._read_bytes = stat_bytes, io_bytes
+        return self._read_bytes
+
+    def take(self, found: Bytes) -> Reading | None:
+        """The second half, which may come later, in the order of reading."""
+        stat_bytes, io_bytes = found
         if self.last is not None and stat_bytes == self._stat_bytes and io_bytes == self._io_bytes:
             return self.last
         if self.last is None:

@@ -6,14 +6,21 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from telemetry.clock import Clock
-from telemetry.collectors.forest import SLOW_SHARE, Forest
+from telemetry.collectors.forest import SLOW_SHARE, Forest, TreeState
 from telemetry.collectors.guest import GuestCollector
+from telemetry.samples import Sample
 
 STAT = (
     "{pid} (a) b) {state} {ppid} 1 1 0 -1 {flags} 9 {reaped_faults} 0 0 {ticks} 5 {reaped_ticks} 0 "
@@ -41,7 +48,7 @@ def put(
     told = {"pid": pid, "ppid": ppid, "state": state, "flags": flags, "ticks": ticks}
     told |= {"reaped_faults": reaped[0], "reaped_ticks": reaped[1]}
     (folder / "stat").write_text(STAT.format(**told, start=100 + pid))
-    (folder / "io").write_text("rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\n"
+    (folder / "io").write_text(f"rchar: {ticks}\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\n"
                                "write_bytes: 0\ncancelled_write_bytes: 0\n")  # fmt: skip
     (folder / "status").write_text("Name:\ta\n")
 
@@ -158,3 +165,95 @@ def test_a_stage_has_its_quotas_account_or_the_reason() -> None:
         assert (one.metric.name in sampled) == (one.reason is None)
         assert one.reason in {None, "its control groups have no account of a CPU quota"}
     guest.close()
+
+
+PIDS = range(11, 16)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(PIDS), st.sampled_from("RSDX"), st.integers(0, 9)),
+        st.sampled_from(["tick", "settle", "scan"]),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=steps)
+def test_looks_that_are_settled_later_say_what_samples_at_once_say(steps: list[Any]) -> None:
+    """The forest that accounts at each look is the oracle of the one that only reads."""
+    with tempfile.TemporaryDirectory() as name:
+        proc = Path(name)
+        put(proc, 10, 1, "S")
+        for pid in PIDS:
+            put(proc, pid, 10 if pid < 14 else 12, "S")
+        at_once, later = Forest(name), Forest(name)
+        for forest in (at_once, later):
+            forest.watch("stage:x", 10)
+            forest.watch("recorder", 13)
+            forest.scan()
+        looks: list[Any] = []
+        expected: list[dict[str, TreeState]] = []
+        got: list[dict[str, TreeState]] = []
+        used = dict.fromkeys(PIDS, 5)
+        for step in [*steps, "settle"]:
+            if isinstance(step, tuple):
+                pid, state, ticks = step
+                used[pid] += ticks
+                put(proc, pid, 10 if pid < 14 else 12, state, ticks=used[pid])
+            elif step == "tick":
+                expected.append(at_once.sample())
+                looks.append(later.read())
+            else:
+                got += map(later.settle, looks)
+                looks.clear()
+                if step == "scan":
+                    expected.append(at_once.scan()[0])
+                    got.append(later.scan()[0])
+        assert got == expected
+        at_once.close()
+        later.close()
+
+
+def told(rows: Iterable[Sample]) -> list[tuple[str, str]]:
+    return sorted((row.series.entity, row.series.metric.name) for row in rows)
+
+
+def test_a_look_is_told_once_and_by_whoever_asks_first(sleeper: int) -> None:
+    guest = GuestCollector(clock=Clock(offset_ns=0), period_s=0.1)
+    guest.open()
+    guest.watch("stage:x", sleeper)
+    assert guest.look(), "the first has all processes"
+    begin_ns = time.monotonic_ns()
+    assert [guest.look() for _ in range(3)] == [[], [], []]
+    end_ns = time.monotonic_ns()
+    rows = guest.settle()
+    assert told(rows) == sorted(3 * told(guest.sample()))
+    assert all(begin_ns <= row.ts_ns <= end_ns for row in rows)
+    assert guest.settle() == []
+    guest.look()
+    before = told(guest.watch("runner", os.getpid()))
+    assert ("stage:x", "cpu_user_seconds") in before
+    assert before.count(("machine", "mem_used_bytes")) == 1
+    assert guest.settle() == []
+    guest.look()
+    assert told(guest.unwatch("stage:x")).count(("machine", "mem_used_bytes")) == 1
+    guest.close()
+
+
+def test_nobody_waits_for_a_look_that_hangs(sleeper: int) -> None:
+    guest = GuestCollector(clock=Clock(offset_ns=0), period_s=0.1)
+    guest.open()
+    guest.sample()
+    guest.look()
+    with ThreadPoolExecutor() as other, guest._lock:  # as of a thread that hangs in a file
+        assert other.submit(guest.settle).result(5) == []
+    assert guest.settle()
+    guest.close()
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    process = subprocess.Popen(["sleep", "600"])
+    yield process.pid
+    process.kill()
+    process.wait()
