@@ -181,7 +181,8 @@ class Worker:
             self.failures += 1
             self.up = False
             self.lose(f"{self.collector.name}: {type(error).__name__}: {error}")
-        self.seconds += time.monotonic() - begin
+        with self._lock:
+            self.seconds += time.monotonic() - begin
         self._began_s = None
         return self.up
 
@@ -228,8 +229,11 @@ class Worker:
         settle = getattr(self.collector, "settle", None)
         if settle is None or not self.opened:
             return
+        begin_s = time.monotonic()
         try:
             self.put(settle())
+            with self._lock:
+                self.seconds += time.monotonic() - begin_s
         except Exception as error:  # noqa: BLE001 - the same boundary as of a sample
             self.failures += 1
             self.up = False

@@ -60,7 +60,12 @@ def samples_at(ts_ns: int, series: Iterable[Series], values: Iterable[float]) ->
 
 
 class Collector(Protocol):
-    """A source of samples. A new one is a file in ``collectors/`` and a line in its table."""
+    """A source of samples. A new one is a file in ``collectors/`` and a line in its table.
+
+    One whose ticks shall cost little may also have ``look``, as ``sample`` but free to keep what it
+    read as it is, and ``settle``, which returns the samples of the looks before and never waits
+    long; it is called just before samples are written.
+    """
 
     name: str
     period_s: float

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from telemetry.contention import Flag
 from telemetry.profile import Profile, Row
@@ -14,6 +15,8 @@ from telemetry.vm_entity import parsed
 
 CPU, READY = "cpu_busy_seconds", "process_ready_count"
 DISK_WAITS = "process_waiting_for_disk_count"
+PSI_IO = "psi_io_some_seconds"
+_DISK_PRESSURE = "some task waited for a disk"
 _RATE = {"mean", "p50", "p95", "max"}
 
 
@@ -54,6 +57,7 @@ _SAYS = {
     "a CPU",
     ("machine", "psi_memory_some_seconds"): "share of time in which a task of the machine waited "
     "for memory",
+    ("machine", PSI_IO): "some task waited for a disk, the mean over the CPUs that were not idle",
     ("app", "app_step_data_wait_seconds"): "share of time in which its steps waited for data",
     ("app", "phase_data_wait_seconds"): "share of time in which it was in its phase data_wait",
 }
@@ -69,6 +73,14 @@ def evidence(row: Row, figure: str, value: float, says: str = "") -> Evidence:
         unit=f"{row.unit}/s" if row.kind == "counter" and figure in _RATE else row.unit,
         says=says or _SAYS.get((row.entity, row.metric)) or row.metric.replace("_", " "),
     )
+
+
+class BusyDisk(NamedTuple):
+    """Share of the time in which what ``says`` says was so on the machine."""
+
+    share: float
+    says: str
+    evidence: list[Evidence]
 
 
 @dataclass(kw_only=True)
@@ -172,7 +184,7 @@ class Figures:
         if self.wanted - (1.0 - wait) >= 0.5 * wait:
             return "decoding"
         busy = self.busiest_disk()
-        if busy is None or busy.value < 0.5 * wait or not self._reads_storage():
+        if busy is None or busy.share < 0.5 * wait or not self._reads_storage():
             return "starved"
         return "machine"
 
@@ -201,7 +213,7 @@ class Figures:
 
     def of_machine_disks(self) -> list[Evidence]:
         """Pressure on I/O and the busy time of each device: of the machine, so anybody's."""
-        asked = [("machine", "psi_io_some_seconds", "some task waited for a disk")]
+        asked = [("machine", PSI_IO, _DISK_PRESSURE)]
         asked += [
             (entity, metric, f"{entity} had requests in flight")
             for entity, metric in sorted(self.rows)
@@ -210,9 +222,21 @@ class Figures:
         found = [self.get(entity, metric, "mean", says) for entity, metric, says in asked]
         return [one for one in found if one is not None]
 
-    def busiest_disk(self) -> Evidence | None:
-        """Pressure on I/O or a device's busy time, whichever is more."""
-        return max(self.of_machine_disks(), key=lambda one: one.value, default=None)
+    def busiest_disk(self) -> BusyDisk | None:
+        """Pressure on I/O or a device's busy time, whichever is more.
+
+        The kernel's pressure is the mean over the CPUs, weighted by the time that each was not idle
+        (kernel/sched/psi.c): one task that waits for the share x beside B busy CPUs gives
+        x * x / (B + x).
+        """
+        found = [BusyDisk(one.value, one.says, [one]) for one in self.of_machine_disks()]
+        pressure = self.get("machine", PSI_IO, "mean")
+        busy = self.get("machine", CPU, "mean")
+        if pressure is not None and busy is not None:
+            p = pressure.value
+            share = min(1.0, (p + math.sqrt(p * p + 4 * p * busy.value)) / 2)
+            found.append(BusyDisk(share, _DISK_PRESSURE, [pressure, busy]))
+        return max(found, key=lambda one: one.share, default=None)
 
     def busiest_interface(self) -> list[Evidence] | None:
         """Received and sent by the interface, not ``lo``, that carried the most in the median."""

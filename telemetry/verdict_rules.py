@@ -77,14 +77,14 @@ def _data(figures: Figures, why: str) -> Finding | None:
         how = (
             f"nobody was working meanwhile: {figures.cores:.2f} CPUs in use; storage read "
             f"{read.value / 1e6:,.1f} MB/s for it, and on the machine {busy.says} for "
-            f"{percent(busy.value)} of its time"
+            f"{percent(busy.share)} of its time"
         )
     else:
         how = (
             "nobody was working meanwhile: "
             f"{figures.cores:.2f} CPUs in use, so the loader was waiting for something itself"
         )
-    shown = [busy] if why == "machine" else []
+    shown = busy.evidence if why == "machine" and busy is not None else []
     return Finding(
         f"it waited for its data for {percent(wait)} of its time, and {how}",
         [*told, *figures.base(), figures.get("stage", "io_read_bytes", "total"), *shown],
@@ -281,7 +281,7 @@ def _disk(figures: Figures, way: str) -> Finding | None:
 def _disk_of_machine(figures: Figures) -> Finding | None:
     """Threads that wait for a disk behind a first thread that sleeps are seen in no state."""
     read, write = figures.storage()
-    busy = figures.busiest_disk()
+    busy = max(figures.of_machine_disks(), key=lambda one: one.value, default=None)
     if figures.asleep < limit("most_of_the_time") or None in (read, write, busy):
         return None
     assert read is not None

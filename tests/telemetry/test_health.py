@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from telemetry.clock import Clock
 from telemetry.health import Stop, Worker
-from telemetry.samples import Metric, Samples, Series
-from telemetry.segments import SegmentWriter
+from telemetry.samples import Metric, Sample, Samples, Series
+from telemetry.segments import SegmentWriter, read_samples
+from telemetry.series import SeriesIndex
 
 LEVEL = Series(
     entity="made", metric=Metric(name="level", unit="1", kind="gauge", meaning="", source="")
@@ -86,6 +87,44 @@ def test_another_machine_is_asked_at_once(tmp_path: Path) -> None:
     begin = time.monotonic()
     (first,) = ticks(tmp_path, Ticking(period_s=600.0, remote=True), phase_s=0.0, count=1)
     assert first - begin < 5
+
+
+@dataclass(kw_only=True)
+class Keeping(Ticking):
+    """One that keeps what it looked at, and cannot make anything of a number below 0."""
+
+    kept: list[int] = field(default_factory=list)
+
+    def look(self) -> Samples:
+        self.kept.append(len(self.times_s))
+        return self.sample()
+
+    def settle(self) -> Samples:
+        looks, self.kept = self.kept, []
+        if any(one < 0 for one in looks):
+            raise ValueError("below 0")
+        return [Sample(1 + one, LEVEL, float(one)) for one in looks]
+
+
+def test_what_was_only_looked_at_is_written_and_what_cannot_be_settled_is_told(
+    tmp_path: Path,
+) -> None:
+    collector = Keeping(period_s=0.1)
+    writer = SegmentWriter(tmp_path, "made", [], host="here", period_s=0.1)
+    worker = Worker(collector=collector, writer=writer, clock=Clock(offset_ns=0))
+    for _ in range(2):
+        for _ in range(3):
+            assert worker._once()
+        worker.flush()
+        collector.kept.append(-1)
+    worker.flush()
+    assert worker.losses() == ["made: ValueError: below 0"]
+    collector.kept.clear()
+    worker.close()
+    index = SeriesIndex(read_samples(tmp_path))
+    assert list(index.points("made", "level").values) == [0.0, 1.0, 2.0]
+    assert worker.failures == 2
+    assert index.points("collector:made", "collector_failures").values[-1] == 2
 
 
 def test_a_stop_wakes_all_that_sleep_and_nobody_sleeps_after_it() -> None:
