@@ -226,15 +226,15 @@ class Figures:
         """Pressure on I/O or a device's busy time, whichever is more.
 
         The kernel's pressure is the mean over the CPUs, weighted by the time that each was not idle
-        (kernel/sched/psi.c): one task that waits for the share x beside B busy CPUs gives
-        x * x / (B + x).
+        (kernel/sched/psi.c): a stage that waits for the share x and works for c on the same CPU,
+        on a machine with B busy CPUs in all, makes it x * (x + c) / (x + B).
         """
         found = [BusyDisk(one.value, one.says, [one]) for one in self.of_machine_disks()]
         pressure = self.get("machine", PSI_IO, "mean")
         busy = self.get("machine", CPU, "mean")
         if pressure is not None and busy is not None:
-            p = pressure.value
-            share = min(1.0, (p + math.sqrt(p * p + 4 * p * busy.value)) / 2)
+            p, more = pressure.value, pressure.value - self.cores
+            share = min(1.0, (more + math.sqrt(more * more + 4 * p * busy.value)) / 2)
             found.append(BusyDisk(share, _DISK_PRESSURE, [pressure, busy]))
         return max(found, key=lambda one: one.share, default=None)
 
