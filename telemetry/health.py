@@ -172,10 +172,8 @@ class Worker:
             return True
         begin = self._began_s = time.monotonic()
         try:
-            usual = getattr(self.collector, "look", self.collector.sample)
-            sample = getattr(self.collector, "last_sample", self.collector.sample)
-            sample = sample if last else usual
-            self.put(sample())
+            name = "last_sample" if last else "look"
+            self.put(getattr(self.collector, name, self.collector.sample)())
             self.up = True
         except Exception as error:  # noqa: BLE001 - the one boundary of all collectors
             self.failures += 1

@@ -52,12 +52,8 @@ class Source:
     _data: bytes = field(default=b"", init=False, repr=False)
     _values: Values = field(default=(), init=False, repr=False)
 
-    def sample(self, now_ns: Callable[[], int]) -> list[Sample]:
-        """Read and parse; raises OSError. A value of None is left out."""
-        return self.rows(*self.read(now_ns))
-
     def read(self, now_ns: Callable[[], int]) -> tuple[int, bytes]:
-        """The first half of ``sample``: when it was read, and what it said; raises OSError."""
+        """When it was read, in ns, and what it said; raises OSError."""
         if self.limit is None:
             data = read_whole(self.descriptor)
         else:
@@ -65,7 +61,7 @@ class Source:
         return now_ns(), data
 
     def rows(self, ts_ns: int, data: bytes) -> list[Sample]:
-        """The second half: parse it, unless it says what it said before."""
+        """Parse what was read, unless it says what it said before; a value of None is left out."""
         if data != self._data:
             self._data, self._values = data, self.parse(data)
         values = self._values

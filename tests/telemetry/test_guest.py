@@ -111,7 +111,11 @@ def values(samples: Samples) -> dict[tuple[str, str], float]:
 def machine_values(proc: Path, sys: Path) -> tuple[dict[tuple[str, str], float], dict[Any, Any]]:
     machine = open_machine(proc, sys)
     found = values(
-        [row for source in (*machine.fast, *machine.slow) for row in source.sample(lambda: 1)]
+        [
+            row
+            for source in (*machine.fast, *machine.slow)
+            for row in source.rows(*source.read(lambda: 1))
+        ]
     )
     for source in (*machine.fast, *machine.slow):
         source.close()
