@@ -152,7 +152,7 @@ def test_a_vm_that_moves_splits_its_series_where_the_server_says(
         past.sample(one, 5 * MINUTE)
         first = host_of(past)
         other = next(f"DC0_C0_H{n}" for n in range(2) if first != f"DC0_C0_H{n}")
-        moved_s = 7.2 * MINUTE
+        moved_s = past.amid_window_s(7 * MINUTE)
         own_vcsim.control(move=[{"vm": VM, "to": other, "at_s": past.unix_s(moved_s)}])
         past.sample(one, 10 * MINUTE)
     assert past.backfill(15.5 * MINUTE) == []
@@ -175,16 +175,16 @@ def test_a_vm_that_was_away_between_two_looks_was_away(own_vcsim: Vcsim, tmp_pat
         past.sample(one, 5 * MINUTE)
         home = host_of(past)
         away = next(f"DC0_C0_H{n}" for n in range(2) if home != f"DC0_C0_H{n}")
-        for to, minute in ((away, 6), (home, 8)):
-            at_s = past.unix_s(minute * MINUTE)
-            own_vcsim.control(move=[{"vm": VM, "to": to, "at_s": at_s}])
+        away_s, home_s = past.amid_window_s(6 * MINUTE), past.amid_window_s(8 * MINUTE)
+        for to, at_s in ((away, away_s), (home, home_s)):
+            own_vcsim.control(move=[{"vm": VM, "to": to, "at_s": past.unix_s(at_s)}])
         past.sample(one, 10 * MINUTE)
         past.sample(one, 11 * MINUTE)
     assert past.backfill(15.5 * MINUTE) == []
     moves = past.events("moved")
     assert [(move["from_host"], move["to_host"]) for move in moves] == [(home, away), (away, home)]
     stamps_s = past.stamps_s(f"vm:{VM}@{away}", "vm_cpu_used_cores")
-    assert 6 * MINUTE < min(stamps_s) <= max(stamps_s) <= 8 * MINUTE
+    assert away_s < min(stamps_s) <= max(stamps_s) < home_s
     assert len(stamps_s) == 6
 
 

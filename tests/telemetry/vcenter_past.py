@@ -61,6 +61,12 @@ class Past:
     def unix_s(self, at_s: float) -> float:
         return self.start_ns / NS + at_s
 
+    def amid_window_s(self, after_s: float) -> float:
+        """The middle of the first whole window after ``after_s``: no error of a clock, some ten
+        milliseconds here, takes it over the window's edge."""
+        start_s = self.start_ns // NS
+        return (start_s + after_s) // STEP_S * STEP_S + 1.5 * STEP_S - start_s
+
     def settings(self, **more: Any) -> VCenterSettings:
         return self.vcsim.settings(**{"vm": VM, **more})
 
