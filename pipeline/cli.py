@@ -1,7 +1,7 @@
 """The command line. Every command answers to ``--help`` with an example; exit codes are fixed.
 
-0 done · 1 a stage or command failed · 2 wrong usage, recipe or input · 130 interrupted (Ctrl-C);
-``record`` ends with the recorded command's own code.
+0 done · 1 a stage or command failed · 2 wrong usage, recipe or input · 130 interrupted (Ctrl-C) ·
+141 nobody reads the output any more (``| head``); ``record`` ends with the recorded command's code.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.cli_compare import COMMANDS as COMPARE
 from pipeline.cli_data import data
 from pipeline.cli_infra import infra
 from pipeline.cli_options import (
+    CUT_OFF,
     FAILED,
     INTERRUPTED,
     USAGE,
@@ -35,7 +36,7 @@ from pipeline.cli_vms_more import COMMANDS as VM_VIEWS
 from pipeline.cli_watch import COMMANDS as WATCH
 from pipeline.console import make_console
 
-__all__ = ["FAILED", "INTERRUPTED", "USAGE", "main"]
+__all__ = ["CUT_OFF", "FAILED", "INTERRUPTED", "USAGE", "main"]
 
 
 @click.group(
@@ -121,7 +122,7 @@ def run(  # noqa: PLR0917 - click passes them by name
     planned = read_and_plan(recipe, overrides, out)
     if planned.problems:
         raise ValueError(planned.sentence())
-    console = make_console(stderr=as_json)
+    console = make_console(stderr=as_json, of_work=True)
     for warning in planned.warnings:
         console.print(f"note: {warning}", highlight=False, markup=False, style="dim")
     folder = Run(

@@ -16,6 +16,8 @@ from pipeline.cli_options import finished_run, json_option, out_option
 from pipeline.console import make_console
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from telemetry.compare import Comparison
     from telemetry.reference import Reference
     from telemetry.runfolder import RunFolder
@@ -64,7 +66,7 @@ def compare(  # noqa: PLR0917 - click passes them by name
     comparison = compare_profiles(
         sides[0][0], sides[1][0], tolerance=tolerance / 100, defaults=published_defaults()
     )
-    _tell(comparison, as_json)
+    _tell(comparison, as_json, make_console())
     _write_page(comparison, html, [folders for _, folders in sides], as_json)
 
 
@@ -174,7 +176,7 @@ def _reproduce(  # noqa: PLR0917 - as click passes them
         if done:
             say(_kept(done, profile, out))
         raise
-    _tell(comparison, as_json)
+    _tell(comparison, as_json, make_console(of_work=True))
     try:
         _write_page(comparison, html, [[], folders], as_json)
     except OSError as error:  # the outcome stands, and has been told
@@ -248,13 +250,13 @@ def _check_page(html: Path | None) -> None:
         raise ValueError(f"--html {html}: there is no folder {html.parent}; make it first")
 
 
-def _tell(comparison: Comparison, as_json: bool) -> None:
+def _tell(comparison: Comparison, as_json: bool, console: Console) -> None:
     from pipeline.show_compare import show_comparison
 
     if as_json:
         click.echo(json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
         return
-    show_comparison(make_console(), comparison)
+    show_comparison(console, comparison)
 
 
 def _write_page(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.console import divert
+
 if TYPE_CHECKING:
     from telemetry.runfolder import RunFolder
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, INTERRUPTED, CUT_OFF = 1, 2, 130, 141
 
 out_option = click.option(
     "--out",
@@ -45,8 +48,9 @@ class SentenceGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
-        except BrokenPipeError:  # `... | head`: click ends it quietly
-            raise
+        except BrokenPipeError:  # `... | head`: a shell's own code for it, as 1 may be an answer
+            divert(sys.stdout)
+            ctx.exit(CUT_OFF)
         except OSError as error:
             raise click.ClickException(str(error)) from error
 

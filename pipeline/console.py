@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,10 +23,35 @@ from rich.table import Table
 _PLAIN_EVERY_S = 10.0
 
 
-def make_console(*, stderr: bool = False) -> Console:
-    """A console; where there is no terminal, lines are long enough for every table."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=160)
+def make_console(*, stderr: bool = False, of_work: bool = False) -> Console:
+    """A console; where there is no terminal, lines are long enough for every table.
+
+    What is told of work, as all on stderr is, may lose its reader (``| head``): the work goes on
+    unseen. Elsewhere that is a BrokenPipeError.
+    """
+    console = _Console(stderr=stderr)
+    if not console.is_terminal:
+        console = _Console(stderr=stderr, width=160)
+    console.goes_on = of_work or stderr
+    return console
+
+
+class _Console(Console):
+    """rich's own would end the process with 1."""
+
+    goes_on = False
+
+    def on_broken_pipe(self) -> None:
+        if not self.goes_on:
+            raise  # noqa: PLE0704 - rich calls this where it caught the BrokenPipeError
+        self.quiet = True
+        divert(self.file)
+
+
+def divert(file: IO[str]) -> None:
+    """Let nobody read what is still to be written to ``file``, at Python's own end too."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), file.fileno())
 
 
 class RunListener:

@@ -355,10 +355,11 @@ def test_plan_says_wrong_keys_and_what_is_not_there_at_once() -> None:
 
 def test_the_exit_codes_stand_in_the_docstring() -> None:
     told = pipeline.cli.__doc__ or ""
-    for code, meaning in ((0, "done"), (1, "failed"), (2, "wrong usage"), (130, "interrupted")):
+    codes = pipeline.cli.FAILED, pipeline.cli.USAGE, pipeline.cli.INTERRUPTED, pipeline.cli.CUT_OFF
+    meanings = "failed", "wrong usage", "interrupted", "nobody reads"
+    for code, meaning in [(0, "done"), *zip(codes, meanings, strict=True)]:
         assert re.search(rf"\b{code} [^·]*{meaning}", told), told
-    codes = (pipeline.cli.FAILED, pipeline.cli.USAGE, pipeline.cli.INTERRUPTED)
-    assert codes == (1, 2, 130)
+    assert codes == (1, 2, 130, 141)
 
 
 @pytest.mark.parametrize("command", ["plan", "plan --json", "run"])
@@ -367,6 +368,33 @@ def test_a_process_ends_with_the_code_and_without_a_traceback(command: str) -> N
     assert done.returncode == 2
     assert "data.dys" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["compare {0} {0}", "compare {0} {0} --json", "runs list"])
+def test_a_reader_that_leaves_is_neither_an_answer_nor_an_error(command: str) -> None:
+    done = unread(command.format(ROOT / "docs/profiles/default.profile.json"), "stdout")
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_work_that_nobody_reads_of_is_done(stream: str) -> None:
+    done = unread("record --name mine --out runs -- sh -c 'exit 7'", stream)
+    assert done.returncode == 7
+    assert b"Error" not in (done.stderr or b"")
+    assert json.loads(Path("runs/latest/run.json").read_text())["stages"][0]["exit_code"] == 7
+
+
+def unread(line: str, stream: str) -> subprocess.CompletedProcess[bytes]:
+    """A command whose output goes into a pipe that nobody reads (any more)."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: writer}
+    command = [sys.executable, "-m", "pipeline.cli", *shlex.split(line)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    try:
+        return subprocess.run(command, check=False, timeout=120, env=env, **pipes)
+    finally:
+        os.close(writer)
 
 
 @pytest.mark.parametrize(

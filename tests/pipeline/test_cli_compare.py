@@ -119,12 +119,15 @@ def test_reproduce_runs_what_was_recorded_and_ends_with_its_outcome(
     assert outcomes["2"] == "differs"
 
 
-def again(profile: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def again(
+    profile: Path, out: Path, *more: str, stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     """``reproduce`` in a process of its own, as its signals and exit codes are."""
     code = "from tests.pipeline.test_cli_compare import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, "reproduce", str(profile), "--out", str(out), *more],
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
         cwd=profile.parent,
@@ -180,6 +183,22 @@ def test_a_page_that_cannot_be_written_loses_no_outcome(
     assert done.exit_code == {"same": 0, "differs": 1, "unsure": 2}[said["outcome"]]
     assert said["b"]["runs"] == 2
     assert "x.html was not written: No space left on device" in done.stderr
+
+
+def test_a_reader_that_leaves_loses_neither_outcome_nor_page(
+    published: Path, tmp_path: Path
+) -> None:
+    page, out = tmp_path / "x.html", tmp_path / "runs"
+    options = "--runs", "2", "--warm-up", "0", "--html", str(page)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = again(published, out, *options, stdout=writer)
+    os.close(writer)
+    assert page.is_file(), done.stderr
+    assert "Error" not in done.stderr
+    runs = ",".join(sorted(str(one) for one in out.glob("2*")))
+    outcome = json.loads(call("compare", str(published), runs, "--json").stdout)["outcome"]
+    assert done.returncode == {"same": 0, "differs": 1, "unsure": 2}[outcome]
 
 
 @pytest.mark.parametrize("error", [OSError("no space left"), RuntimeError("a bug")])
