@@ -34,7 +34,7 @@ from pipeline.cli_telemetry import telemetry
 from pipeline.cli_vms import COMMANDS as VM_COMMANDS
 from pipeline.cli_vms_more import COMMANDS as VM_VIEWS
 from pipeline.cli_watch import COMMANDS as WATCH
-from pipeline.console import make_console
+from pipeline.console import echo, make_console
 
 __all__ = ["CUT_OFF", "FAILED", "INTERRUPTED", "USAGE", "main"]
 
@@ -134,7 +134,7 @@ def run(  # noqa: PLR0917 - click passes them by name
     ).execute()
     record = folder.read()
     if as_json:
-        click.echo(folder.profile_json.read_text())
+        echo(folder.profile_json.read_text())
     else:
         show_run(console, folder)
     if record["status"] != "finished":
@@ -172,7 +172,7 @@ def record(
     if not folder.profile_json.is_file():
         sys.exit(code)
     if as_json:
-        click.echo(folder.profile_json.read_text(), err=True)
+        echo(folder.profile_json.read_text(), err=True)
     else:
         show_run(console, folder)
     sys.exit(code)
@@ -198,15 +198,15 @@ def sync(run: str | None, out: Path) -> None:
     for folder in folders:
         record = folder.read()
         if record["status"] == "running":
-            click.echo(f"{record['run_id']}: still running, left alone")
+            echo(f"{record['run_id']}: still running, left alone")
             continue
         settings = TrackingSettings.model_validate(record.get("recipe", {}).get("tracking", {}))
         try:
             sent = Tracking(settings, out.resolve() / STORE).sync(folder)
-            click.echo(f"{record['run_id']}: " + (f"{sent} records sent" if sent else "complete"))
+            echo(f"{record['run_id']}: " + (f"{sent} records sent" if sent else "complete"))
         except TrackingAway as away:
             failed = True
-            click.echo(f"{record['run_id']}: not sent, {away}", err=True)
+            echo(f"{record['run_id']}: not sent, {away}", err=True)
     if failed:
         sys.exit(FAILED)
 

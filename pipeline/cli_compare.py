@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli_options import finished_run, json_option, out_option
-from pipeline.console import make_console
+from pipeline.console import echo, make_console
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from telemetry.compare import Comparison
     from telemetry.reference import Reference
     from telemetry.runfolder import RunFolder
@@ -66,7 +64,7 @@ def compare(  # noqa: PLR0917 - click passes them by name
     comparison = compare_profiles(
         sides[0][0], sides[1][0], tolerance=tolerance / 100, defaults=published_defaults()
     )
-    _tell(comparison, as_json, make_console())
+    _tell(comparison, as_json)
     _write_page(comparison, html, [folders for _, folders in sides], as_json)
 
 
@@ -176,7 +174,7 @@ def _reproduce(  # noqa: PLR0917 - as click passes them
         if done:
             say(_kept(done, profile, out))
         raise
-    _tell(comparison, as_json, make_console(of_work=True))
+    _tell(comparison, as_json)
     try:
         _write_page(comparison, html, [[], folders], as_json)
     except OSError as error:  # the outcome stands, and has been told
@@ -204,7 +202,7 @@ def _never_taken_for_a_difference(as_json: bool, done: Sequence[RunFolder]) -> I
 
     def unsure(why: str) -> None:
         if as_json:
-            click.echo(json.dumps({"schema": SCHEMA, "outcome": "unsure", "open": [why]}))
+            echo(json.dumps({"schema": SCHEMA, "outcome": "unsure", "open": [why]}))
 
     try:
         yield
@@ -220,12 +218,12 @@ def _never_taken_for_a_difference(as_json: bool, done: Sequence[RunFolder]) -> I
         raise  # a mistake of the caller's: said in a sentence, and 2 as well
     except OSError as error:
         unsure(str(error))
-        click.echo(f"outcome: could not tell: {error}", err=True)
+        echo(f"outcome: could not tell: {error}", err=True)
         sys.exit(EXIT["unsure"])
     except Exception as error:  # noqa: BLE001 - a fault of the program's own is no outcome
         traceback.print_exc()
         unsure(f"a fault of stagescope itself: {type(error).__name__}: {error}")
-        click.echo("outcome: could not tell: a fault of stagescope itself (above)", err=True)
+        echo("outcome: could not tell: a fault of stagescope itself (above)", err=True)
         sys.exit(EXIT["unsure"])
 
 
@@ -250,13 +248,13 @@ def _check_page(html: Path | None) -> None:
         raise ValueError(f"--html {html}: there is no folder {html.parent}; make it first")
 
 
-def _tell(comparison: Comparison, as_json: bool, console: Console) -> None:
+def _tell(comparison: Comparison, as_json: bool) -> None:
     from pipeline.show_compare import show_comparison
 
     if as_json:
-        click.echo(json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
         return
-    show_comparison(console, comparison)
+    show_comparison(make_console(of_work=True), comparison)
 
 
 def _write_page(
@@ -269,7 +267,7 @@ def _write_page(
         return
     write_atomically(html, render(comparison, [timeline(one) for one in folders]))
     if not as_json:
-        click.echo(html)
+        echo(html)
 
 
 COMMANDS: tuple[click.Command, ...] = (compare, reproduce)

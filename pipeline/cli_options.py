@@ -50,6 +50,7 @@ class SentenceGroup(click.Group):
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:  # `... | head`: a shell's own code for it, as 1 may be an answer
             divert(sys.stdout)
+            divert(sys.stderr)
             ctx.exit(CUT_OFF)
         except OSError as error:
             raise click.ClickException(str(error)) from error

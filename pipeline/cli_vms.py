@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli_options import FAILED, USAGE, json_option
-from pipeline.console import make_console
+from pipeline.console import echo, make_console
 
 if TYPE_CHECKING:
     from infra.vms.changes import Changes
@@ -140,9 +140,9 @@ def apply_command(
                 vcenter, read, consent_power_off=power_off, say=progress.say, progress=progress
             )
     if as_json:
-        click.echo(json.dumps(applied.to_json(), indent=1))
+        echo(json.dumps(applied.to_json(), indent=1))
     else:
-        show_applied(make_console(), applied)
+        show_applied(make_console(of_work=True), applied)
     if not applied.complete:
         sys.exit(FAILED)
 
@@ -176,15 +176,15 @@ def destroy_command(plan: str, overrides: tuple[str, ...], yes: bool, as_json: b
     with _opened(read) as vcenter:
         doomed = find_doomed(vcenter, read)
         if not as_json:
-            show_doomed(make_console(), doomed)
+            show_doomed(make_console(of_work=True), doomed)
         if doomed.vms and not yes:
             click.confirm(f"delete {len(doomed.vms)} VMs with their disks?", abort=True)
         with TaskProgress(make_console(stderr=True)) as progress:
             destroyed = destroy(vcenter, doomed, progress=progress)
     if as_json:
-        click.echo(json.dumps(destroyed.to_json(), indent=1))
+        echo(json.dumps(destroyed.to_json(), indent=1))
     else:
-        show_destroyed(make_console(), destroyed)
+        show_destroyed(make_console(of_work=True), destroyed)
     if destroyed.failed:
         sys.exit(FAILED)
 

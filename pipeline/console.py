@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -46,6 +48,14 @@ class _Console(Console):
             raise  # noqa: PLE0704 - rich calls this where it caught the BrokenPipeError
         self.quiet = True
         divert(self.file)
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """As click's, of work: who stopped reading does not end it."""
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:
+        divert(sys.stderr if err else sys.stdout)
 
 
 def divert(file: IO[str]) -> None:

@@ -227,11 +227,11 @@ class Worker:
         settle = getattr(self.collector, "settle", None)
         if settle is None or not self.opened:
             return
-        begin_s = time.monotonic()
+        begin_s = time.thread_time()  # to wait for another thread's look is not to sample
         try:
             self.put(settle())
             with self._lock:
-                self.seconds += time.monotonic() - begin_s
+                self.seconds += time.thread_time() - begin_s
         except Exception as error:  # noqa: BLE001 - the same boundary as of a sample
             self.failures += 1
             self.up = False

@@ -17,6 +17,7 @@ CPU, READY = "cpu_busy_seconds", "process_ready_count"
 DISK_WAITS = "process_waiting_for_disk_count"
 PSI_IO = "psi_io_some_seconds"
 _DISK_PRESSURE = "some task waited for a disk"
+_AS_OF_ONE = "pressure on I/O was as of a task that waits for a disk"
 _RATE = {"mean", "p50", "p95", "max"}
 
 
@@ -204,7 +205,7 @@ class Figures:
         )
 
     def _reads_storage(self) -> bool:
-        """Whether storage read more for it than a program's own files, and all the time."""
+        """Whether storage read more for it than a program's own files, and that in the mean."""
         rate = self.get("stage", "io_read_bytes", "mean")
         total = self.get("stage", "io_read_bytes", "total")
         if rate is None or total is None:
@@ -227,15 +228,16 @@ class Figures:
 
         The kernel's pressure is the mean over the CPUs, weighted by the time that each was not idle
         (kernel/sched/psi.c): a stage that waits for the share x and works for c on the same CPU,
-        on a machine with B busy CPUs in all, makes it x * (x + c) / (x + B).
+        on a machine with B busy CPUs in all, makes it x * (x + c) / (x + B). So x is the most that
+        the stage waited: others' waits are in the pressure too.
         """
         found = [BusyDisk(one.value, one.says, [one]) for one in self.of_machine_disks()]
         pressure = self.get("machine", PSI_IO, "mean")
         busy = self.get("machine", CPU, "mean")
-        if pressure is not None and busy is not None:
+        if pressure is not None and busy is not None and pressure.value >= limit("io_pressure"):
             p, more = pressure.value, pressure.value - self.cores
             share = min(1.0, (more + math.sqrt(more * more + 4 * p * busy.value)) / 2)
-            found.append(BusyDisk(share, _DISK_PRESSURE, [pressure, busy]))
+            found.append(BusyDisk(share, _AS_OF_ONE, [pressure, busy]))
         return max(found, key=lambda one: one.share, default=None)
 
     def busiest_interface(self) -> list[Evidence] | None:

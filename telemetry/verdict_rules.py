@@ -359,8 +359,8 @@ RULES = (
          holds=lambda f: _data(f, "decoding")),
     Rule(id="data-machine", verdict="data-bound",
          asks="the same, nobody worked, it read storage_bytes_per_s and little_bytes from storage, "
-         "and PSI io or a device of the machine was busy for at least half of that: a thread "
-         "behind a sleeping first one waits for it",
+         "and a device of the machine was busy for at least half of that, or PSI io as if one "
+         "task had waited for as long: a thread behind a sleeping first one waits for it",
          holds=lambda f: _data(f, "machine")),
     Rule(id="data-starved", verdict="data-bound",
          asks="the same, and nobody worked, nor did storage for it",

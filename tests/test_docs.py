@@ -239,7 +239,8 @@ def test_the_readme_tells_the_exit_codes_of_the_command_line() -> None:
     found = re.search(r"Exit codes: (.+?)\.", told)
     assert found
     codes = set(map(int, re.findall(r"\b(\d+) ", found[1])))
-    assert codes == {0, pipeline.cli.FAILED, pipeline.cli.USAGE, pipeline.cli.INTERRUPTED}
+    cli = pipeline.cli
+    assert codes == {0, cli.FAILED, cli.USAGE, cli.INTERRUPTED, cli.CUT_OFF}
 
 
 def test_the_readme_names_every_command() -> None:

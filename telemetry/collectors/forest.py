@@ -161,6 +161,7 @@ class Forest:
 
         Not ``whole``, of the kernel's threads only those whose turn it is are asked.
         """
+        self._sampled = None
         present = {int(name) for name in os.listdir(self._proc) if name.isdigit()}  # noqa: PTH208
         for pid in self._processes.keys() - present:
             self._forget(pid)

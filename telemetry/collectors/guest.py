@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,9 @@ class GuestCollector:
         self._plain: set[str] = set()  # trees of which everything can be read
         self._quotas: dict[str, QuotaAccount] = {}
         self._slow_at_s = 0.0
-        self._read_looks: list[_Look] = []
+        self._read_looks: deque[_Look] = deque()
+        self._rows: deque[Sample] = deque()
+        """What is settled and was not given away yet: an error or a file that hangs loses none."""
         self._fixed = [
             Series(entity=MACHINE, metric=metrics.MACHINE_OTHER["cpu_count"]),
             *(
@@ -94,7 +97,7 @@ class GuestCollector:
         Raises ProcessLookupError if there is no such process.
         """
         with self._lock:
-            settled = self._settled()
+            self._settle_looks()
             first = self._forest.watch(entity, pid, orphans=orphans)
             of_tree = self._tree_series(entity)
             if all(one.reason is None for one in of_tree):
@@ -102,7 +105,7 @@ class GuestCollector:
             self._trees[entity] = (*of_tree, *self._quota_series(entity, pid))
             rows = self._look()
             if not from_start:
-                return settled + rows
+                return [*self._settled(), *rows]
             # A start is known to a tick; at the tick's end nothing that counts has been used.
             started_ns = (first.stat.start_ticks + 1) * 1_000_000_000 // _TICKS_PER_S
             age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - started_ns
@@ -112,14 +115,15 @@ class GuestCollector:
                 for series in self._trees[entity]
                 if series.reason is None and series.metric.kind == "counter"
             ]
-            return [*settled, *zero, *rows]
+            return [*self._settled(), *zero, *rows]
 
     def unwatch(self, entity: str) -> list[Sample]:
         """Take a last sample of a tree and forget it; its root may be a zombie."""
         with self._lock:
             if entity not in self._trees:
                 return []
-            rows = self._settled() + self._look()
+            self._settle_looks()
+            rows = [*self._settled(), *self._look()]
             self._forest.unwatch(entity)
             del self._trees[entity]
             self._quotas.pop(entity, None)
@@ -134,7 +138,8 @@ class GuestCollector:
         """One look at everything that is due."""
         with self._lock:
             rows = self._looked()
-            return rows + self._settled()
+            self._settle_looks()
+            return [*rows, *self._settled()]
 
     def look(self) -> Samples:
         """As ``sample``, but what was read may stay as it is until ``settle`` is called.
@@ -146,13 +151,14 @@ class GuestCollector:
             return self._looked()
 
     def settle(self) -> Samples:
-        """The rows of all looks before; none while another thread is at it, or hangs in a file."""
-        if not self._lock.acquire(timeout=MOST_WAIT_S):
-            return []
-        try:
-            return self._settled()
-        finally:
-            self._lock.release()
+        """The rows of all looks before; while another thread is at it, or hangs in a file, of those
+        that it has settled itself."""
+        if self._lock.acquire(timeout=MOST_WAIT_S):
+            try:
+                self._settle_looks()
+            finally:
+                self._lock.release()
+        return self._settled()
 
     def close(self) -> None:
         """Close all files. The same collector can be opened again."""
@@ -170,23 +176,26 @@ class GuestCollector:
             trees = self._forest.read()
             self._read_looks.append((machine, self.clock.now_ns(), trees))
             return []
-        rows = self._settled()
-        rows += _rows(self._read((*self._machine.fast, *self._machine.slow)))
+        self._settle_looks()
+        self._rows += _rows(self._read((*self._machine.fast, *self._machine.slow)))
         # At whole seconds of the monotonic clock, as writing is: so looks are settled only once.
         whole_s = math.floor((now_s + self.period_s / 2) / SLOW_S) * SLOW_S
         self._slow_at_s = whole_s + SLOW_S - self.period_s / 2
-        rows += self._space()
-        return rows + self._look(whole=False)
+        self._rows += self._space()
+        self._rows += self._look(whole=False)
+        return self._settled()
+
+    def _settle_looks(self) -> None:
+        """Parse and account for the looks that were only read, in their order."""
+        while self._read_looks:
+            machine, ts_ns, trees = self._read_looks.popleft()
+            for entity, state in self._forest.settle(trees).items():
+                self._rows += self._tree_rows(ts_ns, entity, state, slow=False)
+            self._rows += _rows(machine)
 
     def _settled(self) -> list[Sample]:
-        """Parse and account for the looks that were only read, in their order."""
-        looks, self._read_looks = self._read_looks, []
-        rows: list[Sample] = []
-        for machine, ts_ns, trees in looks:
-            rows += _rows(machine)
-            for entity, state in self._forest.settle(trees).items():
-                rows += self._tree_rows(ts_ns, entity, state, slow=False)
-        return rows
+        """Give away what is settled; safe beside a thread that settles more."""
+        return [self._rows.popleft() for _ in range(len(self._rows))]
 
     def _read(self, sources: Sequence[Source]) -> _OfMachine:
         found = []
@@ -264,13 +273,14 @@ class GuestCollector:
     def _space(self) -> list[Sample]:
         values: list[float] = [os.cpu_count() or 1]
         if self.folder is not None:
-            space = os.statvfs(self.folder)
-            values.append((space.f_blocks - space.f_bfree) * space.f_frsize)
-            values.append(space.f_bavail * space.f_frsize)
-        ts_ns = self.clock.now_ns()
-        return [
-            Sample(ts_ns, series, value) for series, value in zip(self._fixed, values, strict=True)
-        ]
+            try:
+                space = os.statvfs(self.folder)
+            except OSError as error:
+                self._lose(f"{self.folder}: {error.strerror}")
+            else:
+                values.append((space.f_blocks - space.f_bfree) * space.f_frsize)
+                values.append(space.f_bavail * space.f_frsize)
+        return samples_at(self.clock.now_ns(), self._fixed, values)
 
 
 def _rows(found: _OfMachine) -> list[Sample]:

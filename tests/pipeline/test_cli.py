@@ -370,17 +370,24 @@ def test_a_process_ends_with_the_code_and_without_a_traceback(command: str) -> N
     assert "Traceback" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", ["compare {0} {0}", "compare {0} {0} --json", "runs list"])
-def test_a_reader_that_leaves_is_neither_an_answer_nor_an_error(command: str) -> None:
-    done = unread(command.format(ROOT / "docs/profiles/default.profile.json"), "stdout")
+@pytest.mark.parametrize("command", ["runs list", "plan", "plan --json", "telemetry probe"])
+def test_a_view_that_nobody_reads_is_neither_an_answer_nor_an_error(command: str) -> None:
+    done = unread(command, "stdout")
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_work_that_nobody_reads_of_is_done(stream: str) -> None:
-    done = unread("record --name mine --out runs -- sh -c 'exit 7'", stream)
+@pytest.mark.parametrize("more", ["", "--json", "--html page.html"])
+def test_a_comparison_is_made_whoever_reads_it(more: str) -> None:
+    published = ROOT / "docs/profiles/default.profile.json"
+    done = unread(f"compare {published} {published} {more}", "stdout")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert Path("page.html").is_file() == ("html" in more)
+
+
+@pytest.mark.parametrize("more", ["", "--json"])
+def test_work_that_nobody_reads_of_is_done(more: str) -> None:
+    done = unread(f"record {more} --name mine --out runs -- sh -c 'exit 7'", "stderr")
     assert done.returncode == 7
-    assert b"Error" not in (done.stderr or b"")
     assert json.loads(Path("runs/latest/run.json").read_text())["stages"][0]["exit_code"] == 7
 
 

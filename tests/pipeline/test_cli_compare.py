@@ -185,17 +185,19 @@ def test_a_page_that_cannot_be_written_loses_no_outcome(
     assert "x.html was not written: No space left on device" in done.stderr
 
 
+@pytest.mark.parametrize("more", [(), ("--json",)])
 def test_a_reader_that_leaves_loses_neither_outcome_nor_page(
-    published: Path, tmp_path: Path
+    published: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     page, out = tmp_path / "x.html", tmp_path / "runs"
-    options = "--runs", "2", "--warm-up", "0", "--html", str(page)
+    options = "--runs", "2", "--warm-up", "0", "--html", str(page), *more
     reader, writer = os.pipe()
     os.close(reader)
     done = again(published, out, *options, stdout=writer)
     os.close(writer)
     assert page.is_file(), done.stderr
     assert "Error" not in done.stderr
+    assert "not written" not in done.stderr
     runs = ",".join(sorted(str(one) for one in out.glob("2*")))
     outcome = json.loads(call("compare", str(published), runs, "--json").stdout)["outcome"]
     assert done.returncode == {"same": 0, "differs": 1, "unsure": 2}[outcome]

@@ -6,6 +6,7 @@ The run is made once for all tests of this file. The GPUs are the C library with
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -475,7 +476,7 @@ def test_serve_answers_the_protocol_and_ends_in_peace(made: Made) -> None:
         assert process.stderr.read() == ""
 
 
-# Again, and refused. These two come last: they move ``latest``.
+# Again, and refused. These come last: they move ``latest``.
 
 
 def test_again_all_stages_are_reused_and_nothing_is_measured_twice(made: Made) -> None:
@@ -490,6 +491,24 @@ def test_again_all_stages_are_reused_and_nothing_is_measured_twice(made: Made) -
         )
     )
     assert [stage["action"] for stage in planned["stages"][:4]] == ["reuse"] * 4
+
+
+def test_a_run_whose_reader_left_goes_on_to_its_end(made: Made) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        run_command(made.out),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        env=environment(),
+        timeout=120,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+    record = latest(made.out)
+    assert record["run_id"] != made.record["run_id"]
+    assert record["status"] == "finished"
 
 
 def test_a_refused_model_is_never_served(made: Made) -> None:

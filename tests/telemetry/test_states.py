@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -218,6 +219,13 @@ def told(rows: Iterable[Sample]) -> list[tuple[str, str]]:
     return sorted((row.series.entity, row.series.metric.name) for row in rows)
 
 
+@pytest.fixture
+def one_slow_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all looks, the first alone is at all processes."""
+    monkeypatch.setattr("telemetry.collectors.guest.SLOW_S", 1e9)
+
+
+@pytest.mark.usefixtures("one_slow_look")
 def test_a_look_is_told_once_and_by_whoever_asks_first(sleeper: int) -> None:
     guest = GuestCollector(clock=Clock(offset_ns=0), period_s=0.1)
     guest.open()
@@ -240,7 +248,8 @@ def test_a_look_is_told_once_and_by_whoever_asks_first(sleeper: int) -> None:
     guest.close()
 
 
-def test_nobody_waits_for_a_look_that_hangs(sleeper: int) -> None:
+@pytest.mark.usefixtures("one_slow_look")
+def test_nobody_waits_for_a_look_that_hangs() -> None:
     guest = GuestCollector(clock=Clock(offset_ns=0), period_s=0.1)
     guest.open()
     guest.sample()
@@ -248,6 +257,55 @@ def test_nobody_waits_for_a_look_that_hangs(sleeper: int) -> None:
     with ThreadPoolExecutor() as other, guest._lock:  # as of a thread that hangs in a file
         assert other.submit(guest.settle).result(5) == []
     assert guest.settle()
+    guest.close()
+
+
+def test_a_look_at_all_processes_that_hangs_keeps_none_of_the_looks_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hangs, goes_on, scan = threading.Event(), threading.Event(), Forest.scan
+
+    def hanging(forest: Forest, **how: bool) -> object:
+        hangs.set()
+        assert goes_on.wait(20)
+        return scan(forest, **how)
+
+    guest = GuestCollector(clock=Clock(offset_ns=0), period_s=0.1)
+    guest.open()
+    with monkeypatch.context() as patch:
+        patch.setattr("telemetry.collectors.guest.SLOW_S", 1e9)
+        guest.sample()
+        usual = told(guest.look() or guest.settle())
+        guest.look()
+    monkeypatch.setattr(Forest, "scan", hanging)
+    with ThreadPoolExecutor() as other:
+        watched = other.submit(guest.watch, "runner", os.getpid())
+        assert hangs.wait(20)
+        assert told(guest.settle()) == usual
+        goes_on.set()
+        assert watched.result(20)
+    guest.close()
+
+
+@pytest.mark.usefixtures("one_slow_look")
+def test_who_asks_for_a_process_that_is_gone_takes_no_samples_with_it() -> None:
+    guest = GuestCollector(clock=Clock(offset_ns=0), period_s=0.1)
+    guest.open()
+    guest.sample()
+    guest.look()
+    with pytest.raises(ProcessLookupError):
+        guest.watch("stage:x", 2**22 + 1)
+    assert ("machine", "mem_used_bytes") in told(guest.settle())
+    guest.close()
+
+
+def test_a_file_system_that_does_not_answer_takes_nothing_else_with_it(tmp_path: Path) -> None:
+    guest = GuestCollector(clock=Clock(offset_ns=0), period_s=0.1, folder=tmp_path / "gone")
+    guest.open()
+    names = {name for _, name in told(guest.sample())}
+    assert {"cpu_count", "mem_used_bytes"} <= names
+    assert "fs_free_bytes" not in names
+    assert guest.losses == [f"{tmp_path}/gone: No such file or directory"]
     guest.close()
 
 

@@ -80,6 +80,7 @@ CASES: list[tuple[str, str, Means]] = [
     ("data-starved", "data-bound", {WAIT: 0.7, CPU: 0.3, READY: 0.3}),
     ("data-starved", "data-bound", {WAIT: 0.9, CPU: 0.1, PSI_IO: 0.9}),  # a neighbour's disk
     ("data-starved", "data-bound", {WAIT: 0.9, CPU: 0.1, READ: 5e6, PSI_IO: 0.3}),
+    ("data-starved", "data-bound", {WAIT: 0.9, CPU: 0.1, READ: 5e6, PSI_IO: 0.01, BUSY: 32.0}),
     ("data-starved", "data-bound", {WAIT: 0.9, CPU: 0.1, READ: 5e5, PSI_IO: 0.9}),  # its own files
     ("gpu-busy", "GPU-bound", {GPU: 93.0, GPU_OWN: 88.0, **ONE_THREAD}),
     ("gpu-busy", "GPU-bound", {GPU: 93.0, GPU_HELD: 2e9, **ONE_THREAD}),
