@@ -124,7 +124,7 @@ def run(  # noqa: PLR0917 - click passes them by name
         raise ValueError(planned.sentence())
     console = make_console(stderr=as_json, of_work=True)
     for warning in planned.warnings:
-        console.print(f"note: {warning}", highlight=False, markup=False, style="dim")
+        console.print(f"note: {warning}", highlight=False, style="dim")
     folder = Run(
         recipe=planned.recipe,
         out=out,

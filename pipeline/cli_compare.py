@@ -60,12 +60,13 @@ def compare(  # noqa: PLR0917 - click passes them by name
     from telemetry.compare import compare as compare_profiles
 
     _check_page(html)
-    sides = _side(a, out), _side(b, out)
+    one, of_a = _side(a, out)
+    two, of_b = _side(b, out, of_a)
     comparison = compare_profiles(
-        sides[0][0], sides[1][0], tolerance=tolerance / 100, defaults=published_defaults()
+        one, two, tolerance=tolerance / 100, defaults=published_defaults()
     )
     _tell(comparison, as_json)
-    _write_page(comparison, html, [folders for _, folders in sides], as_json)
+    _write_page(comparison, html, [of_a, of_b], as_json)
 
 
 @click.command(
@@ -142,7 +143,7 @@ def _reproduce(  # noqa: PLR0917 - as click passes them
 ) -> int:
     from pipeline.reproduce import Again, announced, earlier, foreign, published_defaults, ready
     from telemetry.compare import compare as compare_profiles
-    from telemetry.publish import reference_of
+    from telemetry.publish import reference_of, unnamed
     from telemetry.reference import read_reference
 
     if not profile.is_file():
@@ -152,11 +153,11 @@ def _reproduce(  # noqa: PLR0917 - as click passes them
             "publish` writes it"
         )
     _check_page(html)
-    reference = read_reference(profile)
+    reference = unnamed(read_reference(profile))
     console = make_console(stderr=True)
 
     def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False, style="dim", soft_wrap=True)
+        console.print(sentence, highlight=False, style="dim", soft_wrap=True)
 
     had = earlier(reference, [finished_run(run, out) for run in have.split(",") if run])
     once = ready(reference, overrides, out, say)
@@ -227,19 +228,21 @@ def _never_taken_for_a_difference(as_json: bool, done: Sequence[RunFolder]) -> I
         sys.exit(EXIT["unsure"])
 
 
-def _side(text: str, out: Path) -> tuple[Reference, Sequence[RunFolder]]:
-    """A published profile, or runs as one, with their folders."""
-    from telemetry.publish import reference_of
+def _side(
+    text: str, out: Path, beside: Sequence[RunFolder] = ()
+) -> tuple[Reference, Sequence[RunFolder]]:
+    """A published profile, or runs as one, with their folders. ``beside``: the other side's."""
+    from telemetry.publish import reference_of, unnamed
     from telemetry.reference import read_reference
 
     if Path(text).is_file():
-        return read_reference(Path(text)), []
+        return unnamed(read_reference(Path(text))), []
     folders = [finished_run(run, out) for run in text.split(",") if run]
     if not folders:
         raise ValueError(f"{text!r} names no run")
     names = [folder.path.name for folder in folders]
     name = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
-    return reference_of(name, folders), folders
+    return reference_of(name, folders, beside=beside), folders
 
 
 def _check_page(html: Path | None) -> None:

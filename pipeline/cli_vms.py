@@ -83,7 +83,7 @@ def _show(changes: Changes | None, problems: list[str]) -> None:
         show_changes(console, replace(changes, problems=tuple(problems)))
         return
     for problem in problems:
-        console.print(f"problem: {problem}", highlight=False, markup=False, style="red")
+        console.print(f"problem: {problem}", highlight=False, style="red")
 
 
 @contextmanager

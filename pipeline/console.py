@@ -31,9 +31,9 @@ def make_console(*, stderr: bool = False, of_work: bool = False) -> Console:
     What is told of work, as all on stderr is, may lose its reader (``| head``): the work goes on
     unseen. Elsewhere that is a BrokenPipeError.
     """
-    console = _Console(stderr=stderr)
+    console = _Console(stderr=stderr, markup=False)  # names may have square brackets
     if not console.is_terminal:
-        console = _Console(stderr=stderr, width=160)
+        console = _Console(stderr=stderr, markup=False, width=160)
     console.goes_on = of_work or stderr
     return console
 
@@ -106,17 +106,17 @@ class RunListener:
             line += f", measured in run {record['reused_from']}"
         if record.get("reason"):
             line += f": {record['reason']}"
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(line, highlight=False)
 
     def note(self, sentence: str) -> None:
-        self._console.print(f"note: {sentence}", highlight=False, markup=False, style="dim")
+        self._console.print(f"note: {sentence}", highlight=False, style="dim")
 
 
 def progress_bar(console: Console) -> Progress:
     """A bar with rate and time left; it vanishes when it ends."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[rate]}"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.recipe import Protocol, Recipe
-from telemetry.pseudonyms import Pseudonyms
+from telemetry.pseudonyms import MARKED, Pseudonyms
 from telemetry.publish import VERSION, reference_of
 from telemetry.published_recipe import is_same_recipe, published_recipe
 from telemetry.reference import Reference
@@ -238,6 +238,11 @@ def _recorded(
     if len(commands) != 1 or None in commands.values():
         raise ValueError(f"{reference.name} was measured by spans within a program: {hint}")
     ((name, command),) = commands.items()
+    if gone := [one for word in command for one in MARKED.findall(word)]:
+        raise ValueError(
+            f"the command of {name} is not told in whole ({shlex.join(command)}): {gone[0]} stands "
+            f"for a name, an address or a path; {hint}"
+        )
 
     def once() -> RunFolder:
         from pipeline.recording import record_stage

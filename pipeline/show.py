@@ -22,9 +22,9 @@ ABSENT = "–"
 def show_plan(console: Console, plan: Plan) -> None:
     """What is wrong, else what each stage would do."""
     for problem in plan.problems:
-        console.print(f"problem: {problem}", highlight=False, markup=False, style="red")
+        console.print(f"problem: {problem}", highlight=False, style="red")
     for warning in plan.warnings:
-        console.print(f"note: {warning}", highlight=False, markup=False, style="dim")
+        console.print(f"note: {warning}", highlight=False, style="dim")
     if plan.stages:
         rows = [(stage.name, stage.action, stage.why) for stage in plan.stages]
         print_rows(console, f"plan of recipe {plan.recipe.name}", ("stage", "action", "why"), rows)
@@ -42,17 +42,17 @@ def show_run(console: Console, folder: RunFolder) -> None:
     for line in lines:
         if line.reused_from:
             said = f"{line.stage}: measured in run {line.reused_from}"
-            console.print(said, highlight=False, markup=False)
+            console.print(said, highlight=False)
         elif line.reason:
-            console.print(f"{line.stage}: {line.reason}", highlight=False, markup=False)
+            console.print(f"{line.stage}: {line.reason}", highlight=False)
     for sentence in _gpu_lines(lines):
-        console.print(sentence, highlight=False, markup=False)
+        console.print(sentence, highlight=False)
     for sentence in _hypervisor_lines(document.get("hypervisor")):
-        console.print(sentence, highlight=False, markup=False)
+        console.print(sentence, highlight=False)
     for loss in record["losses"]:
-        console.print(f"lost: {loss}", highlight=False, markup=False, style="yellow")
-    console.print(f"folder: {folder.path}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"report: {folder.report_html}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"lost: {loss}", highlight=False, style="yellow")
+    console.print(f"folder: {folder.path}", highlight=False, soft_wrap=True)
+    console.print(f"report: {folder.report_html}", highlight=False, soft_wrap=True)
 
 
 def _run_row(line: Headline) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def show_profile(console: Console, folder: RunFolder, stage: str | None) -> None
             if row.reason is not None:
                 reasons.setdefault(row.reason, []).append(f"{row.entity} {row.metric}")
         for reason, what in reasons.items():
-            console.print(f"absent: {reason} ({', '.join(what)})", highlight=False, markup=False)
+            console.print(f"absent: {reason} ({', '.join(what)})", highlight=False)
     if stage is None:  # last, because that is what a terminal shows of so much
         show_run(console, folder)
 
@@ -174,8 +174,8 @@ def show_probe(console: Console, rows: Sequence[ProbeRow]) -> None:
         if not row.available:
             reasons.setdefault(row.reason or "", []).append(f"{row.entity} {row.metric}")
     for reason, what in reasons.items():
-        console.print(f"not here: {reason}", highlight=False, markup=False)
-        console.print(f"  {', '.join(what)}", highlight=False, markup=False, style="dim")
+        console.print(f"not here: {reason}", highlight=False)
+        console.print(f"  {', '.join(what)}", highlight=False, style="dim")
 
 
 def _or_absent(value: float | None, form: str) -> str:

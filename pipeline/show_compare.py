@@ -37,14 +37,11 @@ def show_published(console: Console, reference: Reference) -> None:
     print_rows(console, title, ("stage", "median", "band", "held back by", "figures"), rows)
     for key, values in reference.varied.items():
         told = ", ".join(map(str, dict.fromkeys(values)))
-        console.print(
-            f"note: {key} was not alike in all runs: {told}", highlight=False, markup=False
-        )
+        console.print(f"note: {key} was not alike in all runs: {told}", highlight=False)
     for point in compare(reference, reference).open_points():
         console.print(
             f"note: even the same again could not be told by it: {point}",
             highlight=False,
-            markup=False,
         )
 
 
@@ -55,7 +52,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     of_times = ("stage", "A", "B", "B less A", "interval", "verdict")
     print_rows(console, title, of_times, [_time(row) for row in comparison.times])
     for line in power_lines(comparison.times):
-        console.print(line, highlight=False, markup=False, style="dim")
+        console.print(line, highlight=False, style="dim")
     found = [row for row in comparison.rest if row.is_found]
     if found:
         columns = ("stage", "metric", "figure", "A", "B", "change", "verdict")
@@ -64,9 +61,9 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         )
         if len(found) > MOST_ROWS:
             console.print(f"and {len(found) - MOST_ROWS} more (--json has all)", highlight=False)
-    console.print(counted(comparison), highlight=False, markup=False, style="dim")
+    console.print(counted(comparison), highlight=False, style="dim")
     for sentence in closing_lines(comparison):
-        console.print(sentence, highlight=False, markup=False)
+        console.print(sentence, highlight=False)
 
 
 def closing_lines(comparison: Comparison) -> list[str]:
@@ -83,7 +80,8 @@ def counted(comparison: Comparison) -> str:
     found = sum(row.is_found for row in comparison.rest)
     return (
         f"{found} of {len(comparison.rest)} other figures differ; "
-        f"{comparison.too_small} too small to matter, {comparison.unpaired} on one side only"
+        f"{comparison.too_small} too small to matter, "
+        f"{sum(map(len, comparison.only_figures.values()))} on one side only"
     )
 
 

@@ -16,7 +16,7 @@ def show_vcenter(console: Console, report: Report) -> None:
     """The whole report, what is missing last, because that is what a terminal shows of so much."""
 
     def say(text: str, style: str | None = None) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True, style=style)
+        console.print(text, highlight=False, soft_wrap=True, style=style)
 
     if report.refused is not None:
         say(f"no session: {report.refused}", "red")
@@ -96,6 +96,4 @@ def _show_counters(console: Console, counters: tuple[CounterRow, ...]) -> None:
         if not row.available:
             reasons.setdefault((row.of, row.reason or ""), []).append(row.counter)
     for (of, reason), names in reasons.items():
-        console.print(
-            f"no samples of {OF[of]}: {', '.join(names)}: {reason}", highlight=False, markup=False
-        )
+        console.print(f"no samples of {OF[of]}: {', '.join(names)}: {reason}", highlight=False)

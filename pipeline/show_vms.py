@@ -20,9 +20,9 @@ _PLAIN_EVERY_S = 10.0
 def show_changes(console: Console, changes: Changes) -> None:
     """All problems, notes, and each attribute that would change."""
     for problem in changes.problems:
-        console.print(f"problem: {problem}", highlight=False, markup=False, style="red")
+        console.print(f"problem: {problem}", highlight=False, style="red")
     for note in changes.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, style="dim")
+        console.print(f"note: {note}", highlight=False, style="dim")
     rows = [
         (
             change.vm,
@@ -37,38 +37,38 @@ def show_changes(console: Console, changes: Changes) -> None:
         columns = ("VM", "attribute", "now", "wanted", "needs")
         print_rows(console, f"plan {changes.plan}", columns, rows)
     elif not changes.problems:
-        console.print(f"plan {changes.plan}: nothing to change", highlight=False, markup=False)
+        console.print(f"plan {changes.plan}: nothing to change", highlight=False)
 
 
 def show_applied(console: Console, applied: Applied) -> None:
     """What was not done, and how much was."""
     for sentence in applied.refused:
-        console.print(f"refused: {sentence}", highlight=False, markup=False, style="yellow")
+        console.print(f"refused: {sentence}", highlight=False, style="yellow")
     for sentence in applied.failed:
-        console.print(f"failed: {sentence}", highlight=False, markup=False, style="red")
+        console.print(f"failed: {sentence}", highlight=False, style="red")
     many = len(applied.done)
     said = f"{many} change{'' if many == 1 else 's'} made" if many else "nothing was changed"
-    console.print(said, highlight=False, markup=False)
+    console.print(said, highlight=False)
 
 
 def show_doomed(console: Console, doomed: Doomed) -> None:
     """What would be removed, and what would be left."""
     for sentence in doomed.left:
-        console.print(f"note: {sentence}", highlight=False, markup=False, style="dim")
+        console.print(f"note: {sentence}", highlight=False, style="dim")
     rows = [(vm.name, vm.moid, vm.power, vm.host) for vm in doomed.vms]
     if rows:
         title = f"VMs that plan {doomed.plan} made"
         print_rows(console, title, ("VM", "id", "power", "host"), rows)
     else:
-        console.print(f"plan {doomed.plan}: no VM of its making", highlight=False, markup=False)
+        console.print(f"plan {doomed.plan}: no VM of its making", highlight=False)
 
 
 def show_destroyed(console: Console, destroyed: Destroyed) -> None:
     for sentence in destroyed.failed:
-        console.print(f"failed: {sentence}", highlight=False, markup=False, style="red")
+        console.print(f"failed: {sentence}", highlight=False, style="red")
     if destroyed.removed:
         names = ", ".join(destroyed.removed)
-        console.print(f"removed: {names}", highlight=False, markup=False)
+        console.print(f"removed: {names}", highlight=False)
 
 
 class TaskProgress:
@@ -92,7 +92,7 @@ class TaskProgress:
             self.say(line)
 
     def say(self, sentence: str) -> None:
-        self._console.print(sentence, highlight=False, markup=False)
+        self._console.print(sentence, highlight=False)
 
     def __exit__(
         self,

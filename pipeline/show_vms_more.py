@@ -21,14 +21,14 @@ def show_findings(console: Console, found: Sequence[Finding]) -> None:
     for one in found:
         where = f"{one.vm} on {one.host}" if one.host else one.vm
         console.print(one.severity, style=_STYLES[one.severity], end=" ")
-        console.print(f"{where}: {one.setting}  [{one.rule}]", highlight=False, markup=False)
+        console.print(f"{where}: {one.setting}  [{one.rule}]", highlight=False)
         for name, text in (
             ("is", one.value),
             ("wanted", one.wanted),
             ("why", one.why),
             ("fix", one.fix),
         ):
-            console.print(f"  {name:7}{text}", highlight=False, markup=False)
+            console.print(f"  {name:7}{text}", highlight=False)
     counts = ", ".join(
         f"{many} {severity}{'' if many == 1 else 's'}"
         for severity in _STYLES
@@ -72,10 +72,10 @@ def show_inventory(console: Console, made: Inventory) -> None:
         lines = [f"{vm}: {line}" for vm, line in made.torchrun.commands.items()]
         _lines(console, "torchrun", lines)
     for note in made.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, style="dim", soft_wrap=True)
+        console.print(f"note: {note}", highlight=False, style="dim", soft_wrap=True)
 
 
 def _lines(console: Console, title: str, lines: Sequence[str]) -> None:
     console.print(title, style="bold")
     for line in lines:  # not broken, so that they can be copied
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {line}", highlight=False, soft_wrap=True)

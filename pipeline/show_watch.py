@@ -71,7 +71,7 @@ class WatchView:
             self._print(_head(snapshot))
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
 
 def page(snapshot: Snapshot) -> Group:
@@ -262,4 +262,4 @@ def show_replayed(console: Console, replayed: Replayed) -> None:
     rows = [(one.name, one.digest[:12], said[one.verdict]) for one in replayed.files]
     print_rows(console, "", ("file", "sha256", "is"), rows)
     path = replayed.folder.report_html
-    console.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 ``sync`` brings MLflow to the state of a run's folder. It can be called at any time and again: what
 was sent is noted in ``tracking.json`` beside the run, and runs are found by their tags before they
 are made, so that a server that was away, or a kill between two calls, costs nothing and doubles
-nothing. All times are the original ones.
+nothing. All times are the original ones; what is made anew and sent again has the next step.
 """
 
 from __future__ import annotations

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Set
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.recipe import Tracking as TrackingSettings
-from telemetry.runfolder import RunFolder, write_atomically
+from telemetry.runfolder import RunFolder, Span, write_atomically
 
 RUN_TAG, STAGE_TAG = "stagescope.run_id", "stagescope.stage"
 MODEL_FOLDER = "stagescope"
@@ -30,11 +35,16 @@ _PARAM_BATCH = 100  # parameters in one log_batch request: MLflow's own limit
 
 
 class State:
-    """What of a run MLflow has: ids and the steps that are done."""
+    """What of a run MLflow has: ids and the steps that are done.
+
+    ``generation``: how often a profile that had changed was sent anew; ``names``: of each stage the
+    profile's figures that were sent, in whichever generation.
+    """
 
     def __init__(self, folder: RunFolder, fields: dict[str, Any]) -> None:
         self._path = folder.path / "tracking.json"
-        self.fields = {"runs": {}, "models": {}, "done": [], "digests": {}, **fields}
+        empty: dict[str, Any] = {"runs": {}, "models": {}, "done": [], "digests": {}, "names": {}}
+        self.fields = {**empty, "generation": 0, **fields}
 
     @classmethod
     def of(cls, folder: RunFolder) -> State:
@@ -121,8 +131,25 @@ class Sender:
                 )
             ]
             self._state.fields["runs"][stage] = made[0].info.run_id
+            if found and stage:
+                self._go_on_after(stage, found[0])
             self._state.save()
         return str(self._state.fields["runs"][stage])
+
+    def _go_on_after(self, stage: str, found: Any) -> None:
+        """What was sent and is not noted (the note is lost, or was of another server) counts."""
+        names = self._profile_names(stage, found)
+        if names:
+            self._state.fields["names"][stage] = names
+            points = self._client.get_metric_history(found.info.run_id, names[0])
+            after = 1 + max(point.step for point in points)
+            self._state.fields["generation"] = max(self._state.fields["generation"], after)
+
+    def _profile_names(self, stage: str, run: Any) -> list[str]:
+        """The profile's figures of a stage that MLflow has, without its own and its series."""
+        own = next(_own_figures(one) for one in self._record["stages"] if one["name"] == stage)
+        there = run.data.metrics
+        return [name for name in there if name not in own and not name.startswith("system/")]
 
     def _once(self, step: str, send: Callable[[], None]) -> None:
         if step not in self._state.fields["done"]:
@@ -204,48 +231,84 @@ class Sender:
         own = {stage["name"]: len(_own_figures(stage)) for stage in self._record["stages"]}
         for span in spans:
             run = self._state.fields["runs"][span.stage]
-            figures = partial(summary, profile, span.stage, SUMMARY_LIMIT - own[span.stage])
-            self._once(f"profile:{span.stage}", partial(self._figures, run, figures, span.end_ns))
+            most = SUMMARY_LIMIT - own[span.stage]
+            figures = partial(summary, profile, span.stage, sys.maxsize)
+            self._once(f"profile:{span.stage}", partial(self._figures, run, span, figures, most))
             series = partial(stage_series, samples, span, index)
-            self._once(f"series:{span.stage}", partial(self._series, run, series))
+            self._once(f"series:{span.stage}", partial(self._series, run, span, series))
         for path in files:
             self._once(
                 f"artifact:{path.name}", partial(self._client.log_artifact, parent, str(path))
             )
 
     def _forget_if_changed(self, what: str, text: bytes, steps: Set[str]) -> None:
-        """What was made anew since it was sent (windows that came late) is sent anew."""
-        digest, told = hashlib.sha256(text).hexdigest(), self._state.fields["digests"]
-        if told.get(what, digest) != digest:
-            done = self._state.fields["done"]
-            self._state.fields["done"] = [one for one in done if one not in steps]
-        told[what] = digest
+        """What was made anew since it was sent (windows that came late) is sent anew.
 
-    def _figures(self, run: str, figures: Callable[[], Mapping[str, float]], ts_ns: int) -> None:
-        self._metrics(run, figures(), ts_ns)
+        It is noted before the first request: a send that was broken off goes on in its generation.
+        """
+        fields, digest = self._state.fields, hashlib.sha256(text).hexdigest()
+        before = fields["digests"].get(what)
+        if before == digest:
+            return
+        if before is not None:
+            fields["done"] = [one for one in fields["done"] if one not in steps]
+            fields["generation"] += 1
+        fields["digests"][what] = digest
+        self._state.save()
 
-    def _metrics(self, run: str, figures: Mapping[str, float], ts_ns: int) -> None:
+    def _figures(
+        self, run: str, span: Span, figures: Callable[[], Mapping[str, float]], most: int
+    ) -> None:
+        """The profile's figures of a stage: ``most`` names in all generations together.
+
+        The names that MLflow has come first, for it forgets none; one that is absent now is NaN.
+        """
+        found = figures()
+        told: dict[str, list[str]] = self._state.fields["names"]
+        if span.stage not in told and self._state.fields["generation"]:  # noted by an older version
+            told[span.stage] = self._profile_names(span.stage, self._client.get_run(run))
+        names = told.setdefault(span.stage, [])
+        names += [name for name in found if name not in names][: max(0, most - len(names))]
+        self._state.save()  # before they are sent: a kill must not forget one
+        now = {name: found.get(name, math.nan) for name in names}
+        self._metrics(run, now, span.end_ns, self._state.fields["generation"])
+
+    def _metrics(
+        self, run: str, figures: Mapping[str, float], ts_ns: int, generation: int = 0
+    ) -> None:
+        """Log figures of a stage that ended at ``ts_ns``, with their generation as the step.
+
+        MLflow shows the greatest (step, time, value): at one step a figure could only rise.
+        """
         from mlflow.entities import Metric
 
-        entities = [Metric(name, value, ts_ns // 1_000_000, 0) for name, value in figures.items()]
-        self._log(run, entities)
+        ts_ms = ts_ns // 1_000_000
+        self._log(run, [Metric(name, value, ts_ms, generation) for name, value in figures.items()])
 
     def _series(
-        self, run: str, series: Callable[[], Mapping[str, tuple[list[int], list[float]]]]
+        self,
+        run: str,
+        span: Span,
+        series: Callable[[], Mapping[str, tuple[list[int], list[float]]]],
     ) -> None:
+        """Log the series of a stage; a point's step is its time, in ms since the stage's start."""
         from mlflow.entities import Metric
 
-        # MLflow's times are in ms: of two samples in the same one the later stands.
-        by_ms = {
-            name: dict(zip((ts_ns // 1_000_000 for ts_ns in times), values, strict=True))
-            for name, (times, values) in series().items()
-        }
-        entities = [
-            Metric(name, value, ts_ms, step)
-            for name, points in by_ms.items()
-            for step, (ts_ms, value) in enumerate(points.items())
-        ]
+        start_ms = span.start_ns // 1_000_000
+        entities: list[Any] = []
+        for name, (times, values) in series().items():
+            # MLflow's times are in ms: of two samples in the same one the later stands.
+            points = dict(zip((ts_ns // 1_000_000 for ts_ns in times), values, strict=True))
+            missing = _missing(points, self._there_ms(run, name)).items()
+            entities += [Metric(name, value, ts_ms, ts_ms - start_ms) for ts_ms, value in missing]
         self._log(run, entities)
+
+    def _there_ms(self, run: str, name: str) -> list[int]:
+        """Times of a series' points in MLflow, ms UTC. A first send need not ask: its own points,
+        sent again after a kill, are the same rows."""
+        if not self._state.fields["generation"]:
+            return []
+        return [point.timestamp for point in self._client.get_metric_history(run, name)]
 
     def _log(self, run: str, entities: list[Any]) -> None:
         for start in range(0, len(entities), _BATCH):
@@ -253,6 +316,39 @@ class Sender:
 
     def _end(self, run: str, status: str, end_ns: int) -> None:
         self._client.set_terminated(run, _STATUS[status], end_ns // 1_000_000)
+
+
+def _missing(points: Mapping[int, float], there_ms: Collection[int]) -> Mapping[int, float]:
+    """Of a series' points (ms UTC: value, ascending) those to add to the ones that MLflow has.
+
+    A point that is there stays. One that is nearer than half the usual distance to a point that
+    the series no longer has is that point: windows move by some ms when clocks are compared anew.
+    """
+    from telemetry.series import MAX_POINTS
+    from telemetry.thin import FEWEST, thin
+
+    if not there_ms:
+        return points
+    have, moved = set(there_ms), sorted(set(there_ms) - points.keys())
+    distances = [after - before for before, after in pairwise(points)]
+    near_ms = median(distances) / 2 if distances else 0
+    new = {
+        ts_ms: value
+        for ts_ms, value in points.items()
+        if ts_ms not in have and not _is_near(ts_ms, moved, near_ms)
+    }
+    # MLflow deletes nothing, so what is new gets the room that is left; samples/ has every point.
+    room = MAX_POINTS - len(there_ms)
+    if room < FEWEST:
+        return {}
+    kept_ms, values = thin(list(new), list(new.values()), room)
+    return dict(zip(kept_ms.tolist(), values.tolist(), strict=True))
+
+
+def _is_near(ts_ms: int, others_ms: Sequence[int], near_ms: float) -> bool:
+    """Whether one of these times, which ascend, is nearer than ``near_ms``."""
+    at = bisect_left(others_ms, ts_ms)
+    return any(abs(one - ts_ms) < near_ms for one in others_ms[max(0, at - 1) : at + 1])
 
 
 def _quoted(text: str) -> str:

@@ -235,6 +235,8 @@ class App:
         if served is not None and served.spec.name != PAYMENTS:
             raise ProtocolError(404, f"{served.spec.name} has no statistics; {PAYMENTS} has")
         stats = self._stats.to_json(PAYMENTS, self._predictor.model.version)
+        if self._predictor.model.copies:
+            stats["copies"] = dict(self._predictor.model.copies)
         if self._memory is not None:
             stats["memory"] = self._memory.to_json()
         return _json(200, {"model_stats": [stats]})

@@ -70,6 +70,13 @@ class Model:
 
     def __init__(self, program: torch.nn.Module, version: str, device: str) -> None:
         self._program, self.version, self._device = program, version, device
+        self.copies: dict[str, int] = {}
+        """Bytes copied since it was opened, weights, rows and answers; {} where nothing is."""
+        if device != "cpu":
+            self.copies = {
+                "host_to_device_bytes": self.parameters_bytes(),
+                "device_to_host_bytes": 0,
+            }
 
     @staticmethod
     def load(folder: Path, version: str = "1", device: str = "cpu") -> Model:
@@ -94,8 +101,11 @@ class Model:
     def predict(self, features: NDArray[np.float64]) -> NDArray[np.float32]:
         """Fraud probability of each row, float32 [n]; it is there, and no work is left queued."""
         with torch.inference_mode():
-            inputs = torch.from_numpy(features).to(torch.float32).to(self._device)
-            answer: torch.Tensor = self._program(inputs)
+            inputs = torch.from_numpy(features).to(torch.float32)
+            answer: torch.Tensor = self._program(inputs.to(self._device))
+        if self.copies:
+            self.copies["host_to_device_bytes"] += inputs.nbytes
+            self.copies["device_to_host_bytes"] += answer.nbytes
         return answer.cpu().numpy()
 
 

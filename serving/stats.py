@@ -14,7 +14,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Part = Literal["read", "queue", "features", "model", "answer"]
@@ -155,10 +155,11 @@ class ServerStats:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a server had measured at one moment."""
+    """What a server had measured at one moment. ``copies``: bytes to and from its GPU, if any."""
 
     times: Mapping[str, Times]
     memory: Mapping[str, Any]
+    copies: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def requests(self) -> int:
@@ -193,4 +194,5 @@ def read_stats(host: str, port: int, token: str | None = None, timeout_s: float 
     return Reading(
         times={part: Times.from_json(one) for part, one in parts.items()},
         memory=stats[0].get("memory", {}),
+        copies=stats[0].get("copies", {}),
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from telemetry.vm_entity import parsed
@@ -18,7 +19,19 @@ from telemetry.vm_entity import parsed
 _UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
 _MAC = r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}"
 _ADDRESS = r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])"
-_FOLDER = r"(?<![\w.])/(?:home|root|tmp|var/tmp|work|mnt|media|srv|opt|Users)(?:/[^\s/'\",:;]+)*"
+_GROUP = r"[0-9a-fA-F]{1,4}"
+_GROUPS = rf"{_GROUP}(?::{_GROUP}){{0,6}}"
+_ADDRESS_6 = (
+    rf"(?<![\w:])(?:(?:{_GROUP}:){{7}}{_GROUP}|(?:{_GROUPS})?::(?:{_GROUPS})?)(?![\w:]|\.\d)"
+)
+_SITE = r"(?<=://)[^\s/'\",:;()@\[\]]+"
+_NAME = r"[^\s/'\",:;()]+"
+_ROOTS = r"(?:home|root|tmp|work|mnt|media|srv|opt|Users)(?![\w.-])"
+_FOLDER = (
+    r"(?<![\w.~])(?<!:/)~?/(?!(?:proc|sys|dev|etc|usr|bin|lib|lib64|run|boot)/)"
+    rf"(?:{_NAME}(?:/{_NAME})+|{_ROOTS})"
+)
+_HOME = re.compile(r"/(?:home|Users)/([^/]+)")
 _PLACES = (
     ("vm", "vm-{}", ("vm",)),
     ("esxi", "esxi-{}.example", ("esxi_host", "from_host", "to_host")),
@@ -29,6 +42,7 @@ _PLACES = (
     ("user", "user-{}", ("user",)),
     ("server", "vcenter-{}.example", ("server",)),
     ("host", "guest-{}", ("host",)),
+    ("machine", "{:032x}", ("machine_id", "boot_id")),
 )
 """What to call the things that these keys name."""
 _AS_IT_IS = re.compile(r".*(?:version|digest|fingerprint|kernel|packages|python)$")
@@ -65,9 +79,10 @@ class Pseudonyms:
             named = "|".join(re.escape(one) for one in names) or r"(?!)"
             self._pattern = re.compile(
                 rf"(?P<word>(?<![\w.-])(?:{named})(?![\w-]))|(?P<uuid>{_UUID})"
-                rf"|(?P<mac>{_MAC})|(?P<address>{_ADDRESS})|(?P<folder>{_FOLDER})"
+                rf"|(?P<mac>{_MAC})|(?P<address>{_ADDRESS})|(?P<address6>{_ADDRESS_6})"
+                rf"|(?P<site>{_SITE})"
             )
-        return self._pattern.sub(self._pseudonym, text)
+        return re.sub(_FOLDER, self._folder, self._pattern.sub(self._pseudonym, text))
 
     def value(self, value: Any, key: str = "") -> Any:
         """A JSON value with every text in it replaced; its keys stay."""
@@ -86,17 +101,26 @@ class Pseudonyms:
         kind, found = str(match.lastgroup), match[0]
         if kind == "word":
             return self.words[found]
-        if kind == "folder":
-            return f"/…/{found.rpartition('/')[2]}"
         if kind == "address" and (found.startswith("127.") or not any(map(int, found.split(".")))):
             return found  # this machine, or all of its interfaces
+        if (kind == "address6" and not _is_of_somebody(found)) or found == "localhost":
+            return found
         numbers = self._numbers.setdefault(kind, {})
         number = numbers.setdefault(found, len(numbers) + 1)
         return {
             "uuid": f"00000000-0000-4000-8000-{number:012x}",
             "mac": f"02:00:00:00:{number >> 8 & 255:02x}:{number & 255:02x}",
             "address": f"192.0.2.{number % 256}",
+            "address6": f"2001:db8::{number:x}",
+            "site": f"server-{number}.example",
         }[kind]
+
+    def _folder(self, match: re.Match[str]) -> str:
+        """A folder's last name, unless that says whose it is; by now without known names."""
+        if home := _HOME.fullmatch(match[0]):
+            numbers = self._numbers.setdefault("home", {})
+            return f"/…/user-{numbers.setdefault(home[1], len(numbers) + 1)}"
+        return f"/…/{match[0].rpartition('/')[2]}"
 
 
 KEPT = Pseudonyms(kept=True)
@@ -139,6 +163,15 @@ def _note(names: dict[str, list[str]], kind: str, value: object) -> None:
         value = found[1]
     if not re.fullmatch(_ADDRESS, value):
         names[kind].append(value)
+
+
+def _is_of_somebody(text: str) -> bool:
+    """Whether it is an address, and not this machine's own or that of all its interfaces."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    return not (address.is_loopback or address.is_unspecified)
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

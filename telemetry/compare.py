@@ -6,11 +6,11 @@ left of the chance of a false alarm. ``docs/compare.md`` says why, and with what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from telemetry.compared import Compared, family, percent, rule_of
+from telemetry.compared import Compared, can_decide, family, percent, rule_of
 from telemetry.explain import (
     EnvironmentDifference,
     Explanation,
@@ -26,13 +26,16 @@ ALPHA_TIMES, ALPHA_REST = 0.04, 0.01
 TOLERANCE = 0.20
 """A stage whose time is off by less than this share of it, beyond doubt, is called the same."""
 LEAST_SHARE = 0.05
-"""Stages that take less of the run than this do not keep it from being called the same."""
+"""Stages that took less of every run than this do not keep it from being called the same."""
 Outcome = Literal["same", "differs", "unsure"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """``only``: stages that one side alone has; ``too_small``: figures below their grain."""
+    """``only``: stages that one side alone has; ``too_small``: figures below their grain.
+
+    ``only_figures``: by side, those of the stages of both sides that it alone has.
+    """
 
     a: Reference
     b: Reference
@@ -40,7 +43,7 @@ class Comparison:
     times: tuple[Compared, ...]
     rest: tuple[Compared, ...]
     only: dict[str, list[str]]
-    unpaired: int
+    only_figures: dict[str, list[OnlyFigure]]
     too_small: int
     environment: tuple[EnvironmentDifference, ...]
     explanations: tuple[Explanation, ...]
@@ -52,7 +55,8 @@ class Comparison:
     @property
     def shared_cards(self) -> set[str]:
         """GPUs in MIG mode: their power, energy and memory are those of all that have a part."""
-        entities = {row.entity for row in (*self.times, *self.rest)}
+        stages = (*self.a.stages, *self.b.stages)
+        entities = {one.entity for stage in stages for one in stage.metrics}
         return {entity.partition("/")[0] for entity in entities if "/mig:" in entity}
 
     @property
@@ -63,14 +67,13 @@ class Comparison:
 
     def open_points(self) -> list[str]:
         """Why nothing that differs does not yet mean the same, a sentence each."""
-        whole = sum(row.a for row in self.times)
         points = [
             f"{stage} was measured on one side only"
             for side in ("a", "b")
             for stage in self.only[side]
         ]
         for row in self.times:
-            if row.verdict != "unsure" or row.a < LEAST_SHARE * whole:
+            if row.verdict != "unsure" or self._is_little(row.stage):
                 continue
             if row.smallest is None:
                 points.append(
@@ -82,7 +85,16 @@ class Comparison:
                     f"say that it is within the {100 * self.tolerance:g} % asked for (a difference "
                     f"of {percent(row.smallest)} would have been found)"
                 )
+        points += _lost(self.only_figures["a"], self.shared_cards, self.b.absent)
         return points or ([] if self.times else ["no stage was measured on both sides"])
+
+    def _is_little(self, stage: str) -> bool:
+        """Whether no run of either side spent ``LEAST_SHARE`` of a usual one's time in it."""
+        return all(
+            max(side.by_stage[stage].duration.known)
+            < LEAST_SHARE * sum(one.duration.median for one in side.stages)
+            for side in (self.a, self.b)
+        )
 
     def other_verdicts(self) -> list[str]:
         """Of each stage that most runs of either side judge differently, both in a sentence."""
@@ -112,7 +124,10 @@ class Comparison:
             "times": [row.to_json() for row in self.times],
             "metrics": [row.to_json() for row in self.rest],
             "only": self.only,
-            "unpaired": self.unpaired,
+            "unpaired": sum(map(len, self.only_figures.values())),
+            "only_figures": {
+                side: [one.text for one in ones] for side, ones in self.only_figures.items()
+            },
             "too_small": self.too_small,
             "environment": [asdict(one) for one in self.environment],
             "explanations": [one.to_json() for one in self.explanations],
@@ -121,6 +136,52 @@ class Comparison:
                 for stage, (a, b) in self.held_back_by.items()
             },
         }
+
+
+@dataclass(frozen=True, order=True)
+class OnlyFigure:
+    """A figure of a stage that one side alone has. ``matters``: all its runs do, and it is no
+    amount that nobody would look at."""
+
+    entity: str
+    metric: str
+    figure: str
+    stage: str
+    matters: bool
+
+    @property
+    def text(self) -> str:
+        return f"{self.stage} {self.entity} {self.metric} {self.figure}"
+
+
+def _only(a: StageEntries, b: StageEntries) -> Iterator[OnlyFigure]:
+    for key in a.by_key.keys() - b.by_key.keys():
+        one = a.by_key[key]
+        in_all = len(one.known) == len(one.values)
+        yield OnlyFigure(*key, a.name, in_all and not _is_too_small(one))
+
+
+def _lost(
+    only_a: Sequence[OnlyFigure], shared: Collection[str], absent: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """A sentence for each entity of which B lacks figures that could have decided."""
+    lost: dict[str, list[OnlyFigure]] = {}
+    for one in only_a:
+        if one.matters and can_decide(one.entity, one.metric) and one.entity not in shared:
+            lost.setdefault(one.entity, []).append(one)
+    for entity, ones in sorted(lost.items()):
+        metrics = sorted({one.metric for one in ones})
+        more = f" and {len(metrics) - 3} more" if len(metrics) > 3 else ""
+        names = {f"{of} {one}" for of in (entity, entity.partition(":")[0]) for one in metrics}
+        why = next((why for why, what in absent.items() if names.intersection(what)), None)
+        yield (
+            f"{', '.join(metrics[:3])}{more} of {entity} in {', '.join(_stages(ones))}: measured "
+            f"in A alone{f' (B: {why})' if why else ''}"
+        )
+
+
+def _stages(ones: Sequence[OnlyFigure]) -> list[str]:
+    return list(dict.fromkeys(one.stage for one in ones))
 
 
 def _side(one: Reference) -> dict[str, Any]:
@@ -163,9 +224,10 @@ def compare(
             "a": [one.name for one in a.stages if one.name not in b.by_stage],
             "b": [one.name for one in b.stages if one.name not in a.by_stage],
         },
-        unpaired=sum(
-            len(set(stage.by_key) ^ set(b.by_stage[stage.name].by_key)) for stage in stages
-        ),
+        only_figures={
+            "a": sorted(one for s in stages for one in _only(s, b.by_stage[s.name])),
+            "b": sorted(one for s in stages for one in _only(b.by_stage[s.name], s)),
+        },
         too_small=len(pairs) - len(large),
         environment=tuple(environment),
         explanations=tuple(
@@ -184,7 +246,7 @@ def _pairs(a: StageEntries, b: StageEntries) -> Iterator[tuple[Entry, Entry]]:
             yield entry, other
 
 
-def _is_too_small(a: Entry, b: Entry) -> bool:
+def _is_too_small(*sides: Entry) -> bool:
     """Chosen by the amount alone, which says nothing of whether the sides differ."""
-    grain = rule_of(a).grain
-    return max(abs(value) for value in (*a.known, *b.known)) < grain
+    grain = rule_of(sides[0]).grain
+    return max(abs(value) for side in sides for value in side.known) < grain

@@ -267,9 +267,28 @@ def _environment(comparison: Comparison) -> Html:
 
 
 def _all(comparison: Comparison) -> Html:
+    alone = sum(map(len, comparison.only_figures.values()))
     text = (
         f"{len(comparison.rest)} figures besides the times, with intervals that hold for all of "
         f"them at once (false alarm: {100 * ALPHA_REST:g} %); {comparison.too_small} more are too "
-        f"small to matter, and {comparison.unpaired} one side alone has."
+        f"small to matter, and {alone} one side alone has."
     )
-    return tag("details", tag("summary", text), _metrics(comparison.rest, "All figures"))
+    return tag(
+        "details",
+        tag("summary", text),
+        _metrics(comparison.rest, "All figures"),
+        *_only(comparison),
+    )
+
+
+def _only(comparison: Comparison) -> list[Html]:
+    """A table of what one side alone has, if it has anything."""
+    rows = [
+        tag("tr", tag("th", one.stage, scope="row"), cell(f"{one.entity} {one.metric}"),
+            cell(one.figure), cell(side.upper()))
+        for side, ones in comparison.only_figures.items()
+        for one in ones
+    ]  # fmt: skip
+    columns = ["Stage", "Metric", "Figure", "Measured in"]
+    title = "Measured on one side only"
+    return [tag("h3", title), table(columns, rows, caption=title)] if rows else []

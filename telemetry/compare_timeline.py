@@ -47,12 +47,16 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Drawn:
-    """A chart: the levels of all entities that match, added."""
+    """A chart: the levels of all entities that match, added.
+
+    ``in_turn``: there may be one of them at a time, as of a VM that moves to another host.
+    """
 
     title: str
     entity: str
     metric: str
     unit: str
+    in_turn: bool = False
 
 
 DRAWN = (
@@ -61,7 +65,7 @@ DRAWN = (
     Drawn("Disks, read", "disk:.+", "disk_read_bytes", "B/s"),
     Drawn("Disks, written", "disk:.+", "disk_write_bytes", "B/s"),
     Drawn("GPU power", "gpu:.+", "power_instant_w", "W"),
-    Drawn("CPU used, by the hypervisor", "vm:.+", "vm_cpu_used_cores", "cores"),
+    Drawn("CPU used, by the hypervisor", "vm:.+", "vm_cpu_used_cores", "cores", in_turn=True),
 )
 
 
@@ -91,8 +95,17 @@ def timeline(folders: Sequence[RunFolder]) -> Timeline | None:
                 stretches = stretches_of(points, metric, period_s)
                 parts = [share(stretches, int(a), int(b)) for a, b in pairwise(edges)]
                 levels = np.array([np.nan if part is None else part.mean for part in parts])
-                lines[drawn.title] = lines.get(drawn.title, 0.0) + levels
+                before = lines.get(drawn.title)
+                if before is not None:
+                    levels = in_turn(before, levels) if drawn.in_turn else before + levels
+                lines[drawn.title] = levels
     return Timeline(run_id=run["run_id"], seconds=took[folder] / 1e9, lines=lines)
+
+
+def in_turn(line: Floats, levels: Floats) -> Floats:
+    """The sum of what there is; NaN where neither is."""
+    both = np.stack([line, levels])
+    return np.where(np.isnan(both).all(axis=0), np.nan, np.nansum(both, axis=0))
 
 
 def _length_ns(folder: RunFolder) -> int:

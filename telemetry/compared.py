@@ -90,6 +90,11 @@ _OWN = re.compile(
 driver and the specimen make, is evidence only."""
 
 
+def can_decide(entity: str, metric: str) -> bool:
+    """Whether a figure besides the time can make the outcome "differs"."""
+    return _OWN.fullmatch(f"{entity} {metric}") is not None
+
+
 def rule_of(entry: Entry) -> Rule:
     if entry.key == DURATION:
         return TIME
@@ -141,7 +146,7 @@ class Compared:
 
     @property
     def decides(self) -> bool:
-        return self.is_time or _OWN.fullmatch(f"{self.entity} {self.metric}") is not None
+        return self.is_time or can_decide(self.entity, self.metric)
 
     def to_json(self) -> dict[str, Any]:
         fields = asdict(self)

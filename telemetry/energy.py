@@ -101,6 +101,9 @@ class Witnesses:
     power: Stretches | None
     readings: Points | None
     reasons: dict[str, str]
+    """Why there is no such series."""
+    ended: dict[str, str]
+    """What its collector says of one that had samples, and was lost."""
     work: tuple[Ints, npt.NDArray[np.bool_]] | None = None
     """When the GPU was seen, and whether at work then; None where nothing says so."""
 
@@ -153,6 +156,7 @@ def _witnesses(
             for name in (COUNTER, POWER)
             if name not in found
         },
+        ended={name: why for name in found if (why := absent.get((entity, name)))},
     )
 
 
@@ -185,10 +189,22 @@ def _why_not(one: Witnesses, span: Span, parts: dict[str, Share | None]) -> str:
         if name in one.reasons:
             return one.reasons[name]
         if part is None:
-            return f"{name} has no sample that says anything of the stage"
+            return _nothing(one, span, name)
         if _coverage(part, span) < WHOLE:
-            return f"samples of {name} cover only {100 * _coverage(part, span):.3g} % of the stage"
+            covered = f"{100 * _coverage(part, span):.3g} %"
+            return f"samples of {name} cover only {covered} of the stage{_end(one, span, name)}"
     return ""
+
+
+def _nothing(one: Witnesses, span: Span, name: str) -> str:
+    return f"{name} has no sample that says anything of the stage{_end(one, span, name)}"
+
+
+def _end(one: Witnesses, span: Span, name: str) -> str:
+    """What to add to a reason where a series ended, and no sample is from after the span."""
+    stretches = one.counter if name == COUNTER else one.power
+    later = stretches is not None and bool((stretches.end_ns > span.end_ns).any())
+    return "" if later or name not in one.ended else f": {one.ended[name]}"
 
 
 def bounds(readings: Points, start_ns: int, end_ns: int) -> tuple[float, float]:
@@ -219,7 +235,7 @@ def _bounds(one: Witnesses, span: Span) -> Iterator[Row]:
         try:
             low, high = bounds(one.readings, span.start_ns, span.end_ns)
         except ValueError as error:
-            why = str(error)
+            why = f"{error}{_end(one, span, COUNTER)}"
         else:
             part = _part(one.counter, span)
             coverage = _coverage(part, span) if part else 0.0
@@ -227,7 +243,7 @@ def _bounds(one: Witnesses, span: Span) -> Iterator[Row]:
                 yield _single(one, span, LOW, low, coverage)
                 yield _single(one, span, HIGH, high, coverage)
                 return
-            why = f"{COUNTER} has no sample that says anything of the stage"
+            why = _nothing(one, span, COUNTER)
     yield from (_absent(one, span, metric, why) for metric in (LOW, HIGH))
 
 
@@ -303,10 +319,9 @@ def _above_idle(one: Witnesses, span: Span, idle: Idle | str) -> Iterator[Row]:
     if isinstance(idle, str):
         yield from (_absent(one, span, metric, idle) for metric in (ABOVE_IDLE, IDLE_LEAST))
         return
-    name, stretches = (COUNTER, one.counter) if one.counter is not None else (POWER, one.power)
-    part = _part(stretches, span)
-    if part is None or not _coverage(part, span):
-        why = f"{name} has no sample that says anything of the stage"
+    part = _better(one, span)
+    if part is None:
+        why = _nothing(one, span, COUNTER if one.counter is not None else POWER)
         yield _absent(one, span, ABOVE_IDLE, why)
         return
     coverage = _coverage(part, span)
@@ -319,6 +334,14 @@ def _above_idle(one: Witnesses, span: Span, idle: Idle | str) -> Iterator[Row]:
         total=part.total - idle.power_w * part.known_ns / _NS,
     )
     yield _single(one, span, idle.metric, idle.power_w, 1.0)
+
+
+def _better(one: Witnesses, span: Span) -> Share | None:
+    """The counter's part in a span that it covers, else power's, or what covers more of it."""
+    found = (_part(stretches, span) for stretches in (one.counter, one.power))
+    parts = [part for part in found if part is not None and part.covered_ns > 0]
+    whole = (part for part in parts if _coverage(part, span) >= WHOLE)
+    return next(whole, max(parts, key=lambda part: part.covered_ns, default=None))
 
 
 def _part(stretches: Stretches | None, span: Span) -> Share | None:

@@ -6,7 +6,7 @@ and which traps it knows, is in ``docs/profile.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +25,8 @@ DEVICE_IO_FLOOR_B = 64 << 20
 ENERGY_FLOOR_S = 10.0
 """The energy counter of a GPU moves about every 100 ms, which is 1 % of this time."""
 ENERGY_COVERAGE = 0.99
+ENERGY_ALONE_NS = 500_000_000
+"""At the end the counter alone is asked until it moves, for 0.3 s and what its answers take."""
 _NS = 1e9
 
 _METADATA = (
@@ -34,6 +36,8 @@ _METADATA = (
 _OTHERS = "a device is also read for the file system's metadata and by other machines that share it"
 _STEAL_UNSEEN = " (steal is not measured here)"
 _NO_CPUS = "the number of CPUs is unknown"
+_UNSEEN = "not sampled"
+_UNSAMPLED = "no sample says anything of"
 
 
 def close_ledger(samples: SampleSet, spans: Sequence[Span], run: Mapping[str, Any]) -> list[Entry]:
@@ -104,16 +108,20 @@ def _processes(books: Books, run: Mapping[str, Any]) -> Entry:
             None if otherwise is None else time_s - otherwise
         ),
     }
-    return entry(name, "s", parts, witnesses, floor=CPU_FLOOR_S)
+    return _noted(entry(name, "s", parts, witnesses, floor=CPU_FLOOR_S), _UNSEEN)
 
 
 def _whose(
     books: Books, metrics: Sequence[str], all_together: float | None, bounds: tuple[int, int]
 ) -> dict[str, float | None]:
-    """Which processes took how much: the watched trees, none of them in another, and the rest."""
-    watched = [*books.entities(metrics[0], "stage:"), "runner", "recorder"]
-    trees = {entity: books.grew(entity, metrics, *bounds) or 0.0 for entity in watched}
-    rest = None if all_together is None else all_together - sum(trees.values())
+    """Which processes took how much: the watched trees, none of them in another, and the rest.
+
+    A tree whose samples say nothing has None, and is in the rest.
+    """
+    own = (one for one in ("runner", "recorder") if one in books.entities(metrics[0]))
+    watched = [*books.entities(metrics[0], "stage:"), *own]
+    trees = {entity: books.grew(entity, metrics, *bounds) for entity in watched}
+    rest = None if all_together is None else all_together - (_known(trees.values()) or 0.0)
     return {**trees, "other processes": rest}
 
 
@@ -171,7 +179,8 @@ def _storage(books: Books) -> Iterator[Entry]:
             seen = None if seen is None or cancelled is None else seen - cancelled
         moved = all_of(books.grew(disk, [device], *bounds) for disk in disks)
         witnesses = {"sum over processes": seen, "block devices": moved}
-        yield entry(name, "B", parts, witnesses, floor=DEVICE_IO_FLOOR_B, trap=trap)
+        made = entry(name, "B", parts, witnesses, floor=DEVICE_IO_FLOOR_B, trap=trap)
+        yield _noted(made, _UNSEEN)
 
 
 def _seconds(books: Books, run: Mapping[str, Any]) -> Entry:
@@ -206,41 +215,59 @@ def _whole_run(books: Books) -> Iterator[Entry]:
         if bounds is None:
             yield missing(title, unit, f"there are no two samples of {metric} of {entity}")
             continue
-        parts = {
-            span.stage: books.grew(entity, [metric], span.start_ns, span.end_ns) or 0.0
-            for span in books.spans
-        }
-        gaps = [books.grew(entity, [metric], *gap) or 0.0 for gap in books.between(*bounds)]
-        parts["between stages"] = sum(gaps)
+        parts = _stages_and_between(books, entity, metric, bounds)
         witnesses = {
-            "stages + between stages": sum(parts.values()),
+            "stages + between stages": _known(parts.values()),
             "whole run": books.raw_growth(entity, metric),
         }
         why = _overlap(books.spans) or "the counter went backwards in between"
-        yield entry(title, unit, parts, witnesses, trap=why)
+        yield _noted(entry(title, unit, parts, witnesses, trap=why), _UNSAMPLED)
 
 
 def _windows(books: Books) -> Iterator[Entry]:
     """Stages and the time between them, each attributed, against the hypervisor's windows."""
     for entity, metric in books.integrated():
         bounds, whole = books.windows(entity, metric)
-        parts = {
-            span.stage: books.grew(entity, [metric], span.start_ns, span.end_ns) or 0.0
-            for span in books.spans
-        }
-        gaps = [books.grew(entity, [metric], *gap) or 0.0 for gap in books.between(*bounds)]
-        parts["between stages"] = sum(gaps)
-        witnesses = {"stages + between stages": sum(parts.values()), "all windows": whole}
+        parts = _stages_and_between(books, entity, metric, bounds)
+        witnesses = {"stages + between stages": _known(parts.values()), "all windows": whole}
         title = f"{metric} of {entity}, stages and between"
         why = _overlap(books.spans) or "windows that overlap one another"
-        yield entry(title, books.integral_unit(metric), parts, witnesses, trap=why)
+        made = entry(title, books.integral_unit(metric), parts, witnesses, trap=why)
+        yield _noted(made, _UNSAMPLED)
+
+
+def _stages_and_between(
+    books: Books, entity: str, metric: str, bounds: tuple[int, int]
+) -> dict[str, float | None]:
+    """What each stage held of a series, and the time between them; None where nothing says it."""
+    parts = {
+        span.stage: books.grew(entity, [metric], span.start_ns, span.end_ns) for span in books.spans
+    }
+    gaps = [books.grew(entity, [metric], *gap) for gap in books.between(*bounds)]
+    parts["between stages"] = _known(gaps) if gaps else 0.0
+    return parts
+
+
+def _known(values: Iterable[float | None]) -> float | None:
+    """The sum of what was measured; None where nothing was."""
+    found = [value for value in values if value is not None]
+    return sum(found) if found else None
+
+
+def _noted(made: Entry, note: str) -> Entry:
+    """The account, with a ``note`` in its reason of the parts that were not measured."""
+    gone = ", ".join(part for part, value in made["parts"].items() if value is None)
+    if not gone:
+        return made
+    reasons = (made["reason"], f"{note}: {gone}")
+    return {**made, "reason": "; ".join(one for one in reasons if one)}
 
 
 def _energy(books: Books) -> Iterator[Entry]:
     """A GPU's energy counter against the integral of its power, which is sampled apart."""
     for entity in books.entities("energy_j"):
         name = f"energy of {entity}, counter and power"
-        bounds = books.bounds(entity, "energy_j")
+        bounds = _both_asked(books, entity)
         if bounds is None or not books.entities("power_instant_w", entity):
             yield missing(name, "J", f"{entity} has only one witness of its energy")
             continue
@@ -255,7 +282,17 @@ def _energy(books: Books) -> Iterator[Entry]:
         witnesses = {"energy counter": counter, "integral of power": integral}
         floor = (counter or 0.0) * ENERGY_FLOOR_S * _NS / (high - low)
         why = "the sensor looks at only part of the time, and the counter moves every 100 ms"
-        yield entry(name, "J", parts, witnesses, floor=floor, trap=why)
+        yield _noted(entry(name, "J", parts, witnesses, floor=floor, trap=why), _UNSAMPLED)
+
+
+def _both_asked(books: Books, entity: str) -> tuple[int, int] | None:
+    """From the counter's first sample to its last, without the end where it was asked alone."""
+    counter, power = (books.bounds(entity, one) for one in ("energy_j", "power_instant_w"))
+    if counter is None or power is None:
+        return counter
+    (low, high), (_, alone) = counter, power
+    is_end = low < alone <= high <= alone + ENERGY_ALONE_NS
+    return low, alone if is_end else high
 
 
 def _overlap(spans: Sequence[Span]) -> str | None:

@@ -33,6 +33,15 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 _SYSTEM = re.compile(r"/(?:proc|sys|dev|etc|usr|bin|lib|lib64)(?:/|$)")
 """Paths that every Linux has say nothing of its user."""
+_HOMES = (
+    re.compile(r"(?<![\w./])/(?:home|Users)/([^/\s'\":=,;]+)"),
+    re.compile(r"(?<![\w~])~([A-Za-z_][\w.-]*)(?=/|$)"),
+)
+"""Whose a folder is, as its path says it."""
+_ANYBODY = frozenset(("root", "default", "user", "admin", "ubuntu", "debian", "runner", "jovyan"))
+"""Users that every machine or image has, which name nobody and may be words of a recipe."""
+MARKED = re.compile(r"<[a-z]+-\d+>")
+"""What stands in a published command for a name, an address, a path …"""
 _VM = re.compile(r"vm:(.+)@([^@/]+)((?:/.*)?)", re.DOTALL)
 _ESXI = re.compile(r"esxi:([^/]+)((?:/.*)?)", re.DOTALL)
 
@@ -61,21 +70,39 @@ class Pseudonyms:
         """What stands for a name of a VM, host, datastore …; the same each time."""
         return self._names.setdefault(name, f"{kind}-{self._number(kind, name)}")
 
+    def marked(self, name: str, kind: str) -> str:
+        """As ``name``, ``MARKED``."""
+        return f"<{self.name(name, kind)}>"
+
     def text(self, text: str) -> str:
         """A text without any known name and without what has the form of one."""
+        return self._without_names(self.forms(text))
+
+    def forms(self, text: str) -> str:
+        """A text without what has the form of a name; words stay, whatever they may name."""
+        return self._without_forms(text, "{}")
+
+    def command(self, text: str) -> str:
+        """As ``text``, but what was replaced is ``MARKED``: such a command cannot be run."""
+        return self._without_names(self._without_forms(text, "<{}>"), "<{}>")
+
+    def _without_names(self, text: str, shown: str = "{}") -> str:
+        if self._known is None:
+            return text
+        return self._known.sub(lambda found: shown.format(self._names[found[0]]), text)
+
+    def _without_forms(self, text: str, shown: str) -> str:
         for kind, form in _FORMS:
-            text = form.sub(self._replacement(kind), text)
-        if self._known is not None:
-            text = self._known.sub(lambda found: self._names[found[0]], text)
+            text = form.sub(self._replacement(kind, shown), text)
         return text
 
-    def _replacement(self, kind: str) -> Callable[[re.Match[str]], str]:
+    def _replacement(self, kind: str, shown: str) -> Callable[[re.Match[str]], str]:
         def of(found: re.Match[str]) -> str:
             if kind == "path" and _SYSTEM.match(found[0]):
                 return found[0]
             if kind == "address" and not _is_address(found[0]):
                 return found[0]
-            return f"{kind}-{self._number(kind, found[0])}"
+            return shown.format(f"{kind}-{self._number(kind, found[0])}")
 
         return of
 
@@ -97,17 +124,25 @@ class Pseudonyms:
 
         A key that is one word is a field's name, whatever a machine may be called ("vm", "host").
         """
-        if isinstance(data, str):
-            return self.text(data)
-        if isinstance(data, Mapping):
-            return {
-                key if str(key).isidentifier() else self.text(str(key)): self.data(value)
-                for key, value in data.items()
-                if key not in DROPPED
-            }
-        if isinstance(data, list | tuple):
-            return [self.data(one) for one in data]
-        return data
+        return _changed(data, self.text)
+
+    def recipe(self, data: Any) -> Any:
+        """The same of a recipe, whose words are choices, even if somebody's VM is called so."""
+        return _changed(data, self.forms)
+
+
+def _changed(data: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(data, str):
+        return change(data)
+    if isinstance(data, Mapping):
+        return {
+            key if str(key).isidentifier() else change(str(key)): _changed(value, change)
+            for key, value in data.items()
+            if key not in DROPPED
+        }
+    if isinstance(data, list | tuple):
+        return [_changed(one, change) for one in data]
+    return data
 
 
 def _is_address(text: str) -> bool:
@@ -140,8 +175,15 @@ def names_of(run: Mapping[str, Any], hypervisor: Mapping[str, Any] | None) -> di
         "datastore": [name for one in vms for name in one.get("datastores") or ()],
         "vcenter": list(_some(vcenter.get("host"), seen.get("server"))),
         "machine": [*_some(run.get("host"), environment.get("host"), placement.get("host"))],
-        "user": [name for name in (_user(),) if name and name != "root"],
+        "user": [one for one in (_user(),) if one and one not in _ANYBODY],
     }
+
+
+def owners(run: Mapping[str, Any]) -> list[str]:
+    """Whose folders the recorded commands name, each once."""
+    words = [word for stage in run.get("stages") or () for word in stage.get("command") or ()]
+    found = (name for word in words for form in _HOMES for name in form.findall(word))
+    return [name for name in dict.fromkeys(found) if name not in _ANYBODY]
 
 
 def _some(*names: str | None) -> Iterator[str]:

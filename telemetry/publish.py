@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from statistics import median
 from typing import Any
 
 from telemetry.profile import Profile, Row
-from telemetry.pseudonyms import Pseudonyms, names_of
+from telemetry.pseudonyms import DROPPED, Pseudonyms, names_of
 from telemetry.published_recipe import published_recipe, recipe_difference
 from telemetry.reference import DURATION, Entry, Reference, StageEntries, digest_of
 from telemetry.runfolder import RunFolder
@@ -29,21 +30,32 @@ _NEVER = re.compile(r"clock_.*|.*_total_bytes|mem_peak_rss_bytes|.*_estimate|cpu
 """Constants, clocks, estimates, and a running maximum that is read once a second."""
 _BEFORE = re.compile(r"machine mem_.*|cgroup cgroup_mem_.*|vm:[^ ]+ vm_mem_(consumed|active)_bytes")
 """Memory of a whole machine: what filled it ran before, and runs in a row resemble each other."""
+_PSEUDONYM = re.compile(r"(vm:vm-\d+@host-\d+|esxi:host-\d+)(/.*)?")
 _OF_PLACEMENT = ("host", "system", "vm", "esxi_host", "datastores", "vms")
 
 
 def reference_of(
-    name: str, folders: Sequence[RunFolder], *, keep_names: bool = False, whole: bool = False
+    name: str,
+    folders: Sequence[RunFolder],
+    *,
+    keep_names: bool = False,
+    whole: bool = False,
+    beside: Sequence[RunFolder] = (),
 ) -> Reference:
     """Runs of one recipe as a published profile. Raises ValueError with a sentence if they are not.
 
     ``whole``: every run must have finished with every stage measured in it, and there must be
-    three; else stages that were not measured in all of them are left out.
+    three; else stages that were not measured in all of them are left out. ``beside``: other runs,
+    whose environments have the same pseudonyms for the same names, and others for others. What is
+    measured is numbered within each run: a VM is the run's own one, wherever it lies.
     """
     runs = [_Run(folder, keep_names) for folder in folders]
     _check(runs, whole)
     first = runs[0]
-    flat = [dict(flatten(one.environment)) for one in runs]
+    others = [_Run(folder, keep_names) for folder in beside]
+    alike = _together_named([*others, *runs])
+    environments = [one.environment(alike) for one in (*others, *runs)][len(others) :]
+    flat = [dict(flatten(one)) for one in environments]
     keys = dict.fromkeys(key for one in flat for key in one)
     varied = {key: [one.get(key) for one in flat] for key in keys}
     names = [stage for stage in first.stages if all(stage in one.stages for one in runs)]
@@ -56,7 +68,7 @@ def reference_of(
             "from": _when(min(one.record["started_ns"] for one in runs)),
             "to": _when(max(one.record["ended_ns"] or one.record["started_ns"] for one in runs)),
         },
-        environment=first.environment,
+        environment=environments[0],
         varied={key: values for key, values in varied.items() if _differ(values)},
         stages=tuple(_together(stage, runs) for stage in names),
         absent=_absent(runs),
@@ -89,10 +101,11 @@ class _Run:
         document = json.loads(folder.profile_json.read_text())
         profile = Profile.from_json(document)
         self.keep = keep_names
-        self._pseudonyms = Pseudonyms(names_of(self.record, profile.hypervisor))
+        self._seen = profile.hypervisor or {}
+        self.names = names_of(self.record, profile.hypervisor)
+        self._pseudonyms = Pseudonyms(self.names)
         self._gpus = _gpu_places(self.record)
         self.recipe = published_recipe(self.record, self._pseudonyms)
-        self.environment = self._environment(profile.hypervisor or {})
         self.stages = {
             stage["name"]: stage
             for stage in self.record["stages"]
@@ -103,16 +116,17 @@ class _Run:
         for row in profile.rows:
             self.rows.setdefault(row.stage, []).append(row)
 
-    def _environment(self, seen: Mapping[str, Any]) -> dict[str, Any]:
+    def environment(self, names: Pseudonyms) -> dict[str, Any]:
+        """Where it ran, under ``names`` unless they are to be kept."""
         placement = {**(self.record.get("placement") or {})}
-        placement["vms"] = placement.get("vms") or seen.get("vms")
+        placement["vms"] = placement.get("vms") or self._seen.get("vms")
         told = {key: placement[key] for key in _OF_PLACEMENT if placement.get(key)}
         told = {**(self.record.get("environment") or {}), **({"placement": told} if told else {})}
         if gpus := (told.get("gpu") or {}).get("gpus"):
             placed = [{**one, "entity": self._gpus[one["entity"]]} for one in gpus]
             told["gpu"] = {**told["gpu"], "gpus": [_without_index(one) for one in placed]}
         told.pop("host", None) if not self.keep else None
-        return dict(told if self.keep else self._pseudonyms.data(told))
+        return dict(told if self.keep else names.data(told))
 
     def entity(self, row: Row) -> str:
         entity = self._gpus.get(row.entity, row.entity)
@@ -129,6 +143,50 @@ class _Run:
                     value = getattr(row, figure)
                     if value is not None:
                         yield row, self.entity(row), figure, digits(value)
+
+
+def _together_named(runs: Sequence[_Run]) -> Pseudonyms:
+    """Pseudonyms for the names of all of them; the first run's have the first numbers."""
+    kinds = dict.fromkeys(kind for run in runs for kind in run.names)
+    return Pseudonyms({kind: [one for run in runs for one in run.names[kind]] for kind in kinds})
+
+
+def unnamed(reference: Reference) -> Reference:
+    """The same as runs are compared with it: one that was published with its names lacks them.
+
+    A VM that was on several hosts is then several, as only the runs tell which were one.
+    """
+    entities = {one.entity for stage in reference.stages for one in stage.metrics}
+    if "host" not in reference.environment and all(map(_is_pseudonym, entities)):
+        return reference
+    environment = {k: v for k, v in reference.environment.items() if k != "host"}
+    names = Pseudonyms(names_of({"placement": environment.get("placement")}, None))
+    return replace(
+        reference,
+        environment=names.data(environment),
+        varied={
+            key: names.data(values)
+            for key, values in reference.varied.items()
+            if key.rpartition(".")[2] not in DROPPED | {"host"}
+        },
+        absent={
+            names.text(why): [names.text(one) for one in what]
+            for why, what in reference.absent.items()
+        },
+        stages=tuple(
+            replace(
+                stage,
+                metrics=tuple(
+                    replace(one, entity=names.entity(one.entity)) for one in stage.metrics
+                ),
+            )
+            for stage in reference.stages
+        ),
+    )
+
+
+def _is_pseudonym(entity: str) -> bool:
+    return not entity.startswith(("vm:", "esxi:")) or _PSEUDONYM.fullmatch(entity) is not None
 
 
 def _gpu_places(record: Mapping[str, Any]) -> dict[str, str]:

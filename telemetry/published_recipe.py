@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from telemetry.pseudonyms import Pseudonyms
+from telemetry.pseudonyms import Pseudonyms, owners
 from telemetry.reference import digest_of
 
 _PLACES: tuple[tuple[str, ...], ...] = (
@@ -35,19 +35,35 @@ def published_recipe(run: Mapping[str, Any], pseudonyms: Pseudonyms) -> dict[str
             section.pop(place[-1], None)
         if portable.get("cluster", {}).get("scheduler"):
             portable["cluster"]["scheduler"] = "external"
-        return dict(pseudonyms.data(portable))
+        return dict(pseudonyms.recipe(portable))
     commands = {stage["name"]: stage.get("command") for stage in run["stages"]}
+    homes = owners(run)
+
+    def told(part: str) -> str:
+        for owner in homes:
+            part = _without_owner(part, owner, pseudonyms.marked(owner, "user"))
+        return pseudonyms.command(_base_names(part))
+
     return {
         "recorded": {
-            name: command and [pseudonyms.text(_base_names(part)) for part in command]
-            for name, command in commands.items()
+            name: command and [told(part) for part in command] for name, command in commands.items()
         }
     }
 
 
+def _without_owner(argument: str, owner: str, shown: str) -> str:
+    """An argument that is the owner's name, or names the folder that bears it, but no other word
+    that is the same: ``ray start`` stays, whoever's home ``/home/ray`` is."""
+    name = re.escape(owner)
+    argument = re.sub(rf"^((?:[^=]*=)?){name}$", rf"\g<1>{shown}", argument)
+    ends = r"(?=/?(?:$|[\s'\",:;]))"
+    argument = re.sub(rf"(/(?:home|Users)/){name}{ends}", rf"\g<1>{shown}", argument)
+    return re.sub(rf"(?<![\w~])~{name}(?=/|$)", f"~{shown}", argument)
+
+
 def _base_names(argument: str) -> str:
-    """``/opt/venv/bin/python`` is ``python``, on every machine."""
-    return re.sub(r"(?<![\w.])/(?:[^\s/=]+/)*([^\s/=]+)", r"\1", argument)
+    """``/opt/venv/bin/python`` is ``python``, on every machine; a URL stays whole."""
+    return re.sub(r"(?<![\w./>])(?:(?<!:)/+|/(?!/))(?:[^\s/=]+/+)*([^\s/=]+)", r"\1", argument)
 
 
 def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:

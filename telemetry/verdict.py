@@ -85,7 +85,7 @@ def _judge(figures: Figures) -> Verdict:
 
 def _says_again(rule: str, other: str) -> bool:
     return other in _WEAKER.get(rule.partition("-")[0], ()) or (
-        other in _WEAKER["cpu"] and rule in {"steal", "hypervisor", "neighbour"}
+        other in _WEAKER["cpu"] and rule in {"steal", "hypervisor", "neighbour", "gpu-neighbour"}
     ) or (rule == "disk-machine" and other in {"network", "idle"})  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from telemetry.verdict_figures import Evidence, Figures, Lack
 from telemetry.verdict_thresholds import limit
 
 _RUN, _GPM, _ANY = "gpu_run_sm_percent", "gpm_graphics_util_percent", "gpu_util_percent"
-_HELD = "gpu_run_mem_bytes"
+_ALL, _HELD = "gpu_processes_sm_percent", "gpu_run_mem_bytes"
 _BY_ALL = (
     (_GPM, "time in which anybody's work was on the GPU"),
     (_ANY, "time in which anybody's kernels were on the GPU"),
@@ -42,6 +42,22 @@ def busiest(figures: Figures) -> list[Evidence]:
     if lacks and not most:
         raise Lack(f"a GPU: {'; '.join(lacks)}")
     return most
+
+
+def fullest_with_others(figures: Figures) -> list[Evidence]:
+    """Of the GPU that this run shared with the most of others' work, what all and it used (%).
+
+    Empty where the driver does not tell the use of each process, or none was full of both.
+    """
+    found = []
+    for entity in gpus(figures):
+        everybody = figures.get(entity, _ALL, "mean", "multiprocessor time of all processes")
+        own = figures.get(entity, _RUN, "mean", "that of this run's processes")
+        if everybody is None or own is None or everybody.value < limit("gpu_busy"):
+            continue
+        if min(own.value, everybody.value - own.value) >= limit("gpu_of_each"):
+            found.append([everybody, own])
+    return max(found, key=lambda told: told[0].value - told[1].value, default=[])
 
 
 def gpus(figures: Figures) -> list[str]:
@@ -74,7 +90,8 @@ def _use_by_all(figures: Figures, entity: str) -> Evidence:
         one = figures.get(entity, metric, "mean", says)
         if one is not None:
             return one
-    asked = (one for one in (_ANY, _GPM, _RUN) if (entity, one) in figures.rows)
+    order = (_GPM, _ANY, _RUN) if "/" in entity else (_ANY, _GPM, _RUN)  # an instance has its GPM
+    asked = (one for one in order if (entity, one) in figures.rows)
     metric = next(asked, _ANY)
     raise Lack(f"how busy {entity} was is not known: {figures.why_not(entity, metric, 'mean')}")
 

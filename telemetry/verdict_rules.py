@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from telemetry.contention import Flag
 from telemetry.verdict_figures import CPU, Evidence, Figures, Lack
-from telemetry.verdict_gpu import busiest
+from telemetry.verdict_gpu import busiest, fullest_with_others
 from telemetry.verdict_thresholds import limit
 from telemetry.verdict_vm import OverHosts, over_hosts, part_of, why_unseen
 
@@ -111,6 +111,18 @@ def _gpu(figures: Figures) -> Finding | None:
         amount = f"{one.value / 1e6:,.1f} MB"
         sentence += f", for all who used it, this run among them ({one.says}: {amount})"
     return Finding(sentence, [*told])
+
+
+def _gpu_neighbour(figures: Figures) -> Finding | None:
+    told = fullest_with_others(figures)
+    if not told:
+        return None
+    everybody, own = told
+    return Finding(
+        f"{everybody.entity} was full, and not of its work alone: all processes used "
+        f"{everybody.value:.0f} % of its multiprocessor time, this run's {own.value:.0f} %",
+        [*told],
+    )
 
 
 def _memory(figures: Figures) -> Finding | None:
@@ -369,6 +381,9 @@ RULES = (
          asks="a GPU worked at least gpu_busy: for this run's processes where the driver tells, "
          "else for anybody, and they held memory of it or the stage copied to or from a GPU",
          holds=_gpu),
+    Rule(id="gpu-neighbour", verdict="contention",
+         asks="all processes on a GPU used gpu_busy of its multiprocessor time, and this run's and "
+         "others' gpu_of_each, where the driver tells", holds=_gpu_neighbour),
     Rule(id="memory-stall", verdict="memory-bound",
          asks="memory_stall of the machine, and the stage's own major_faults_per_s", holds=_memory),
     Rule(id="cpu-quota", verdict="CPU-bound",

@@ -45,6 +45,13 @@ THRESHOLDS = _table(
         source="rule of thumb: below 80 % one looks for what keeps the GPU waiting",
     ),
     Threshold(
+        name="gpu_of_each",
+        value=20.0,
+        unit="%",
+        of="a full GPU's multiprocessor time that this run used, and that others did",
+        source=f"{OWN}: a fifth, as of CPUs",
+    ),
+    Threshold(
         name="memory_stall",
         value=0.1,
         unit="share",

@@ -197,6 +197,8 @@ class _Server:
             grown = now.seconds(part) - (before.seconds(part) if before else 0)
             self._recorder.count(f"{part}_seconds", grown)
         self._recorder.count("requests_served", now.requests - (before.requests if before else 0))
+        for name, copied in now.copies.items():
+            self._recorder.count(name, copied - (before.copies[name] if before else 0))
         self.memory = dict(now.memory)
 
     def count_memory(self) -> None:

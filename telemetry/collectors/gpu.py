@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Protocol
 
 from infra import nvml
@@ -24,11 +23,14 @@ from telemetry.collectors.gpu_buffers import LevelSource
 from telemetry.collectors.gpu_gpm import LONGEST_S as GPM_LONGEST_S
 from telemetry.collectors.gpu_gpm import PERIOD_S as GPM_PERIOD_S
 from telemetry.collectors.gpu_gpm import GpmSource
+from telemetry.collectors.gpu_losses import Losses
 from telemetry.collectors.gpu_metrics import (
     COVERED_BY_GPM,
+    ENERGY,
     GPM_METRICS,
     LEVELS,
     METRICS,
+    OF_INSTANCES,
     POWER_BUFFER,
     PROCESS_MEMORY,
     PROCESS_USES,
@@ -51,6 +53,12 @@ NO_GPU = "gpu"
 SLOW_S = 1.0
 """How often the ``slow`` questions are asked."""
 COVERED = "GPM tells it without gaps, as {}"
+OF_THE_CARD = "not told for a MIG instance: its card has it, or the reason why not"
+MOVES_S = 0.3
+"""The last sample takes at most so much longer, for all GPUs together, until their energy counters
+have moved: they do about every 100 ms, and only a value from after a stage bounds what it took."""
+ASK_AGAIN_S = 0.02
+"""How often an energy counter is asked for meanwhile."""
 
 
 class Source(Protocol):
@@ -98,9 +106,11 @@ class GpuCollector:
     _gpm: list[GpmSource] = field(default_factory=list, repr=False)
     slow_periods: dict[str, float] = field(default_factory=dict)
     """Periods (s) of what has another pace than the collector, by metric or by series."""
-    _told: set[str] = field(default_factory=set, repr=False)
-    _present: list[Series] = field(default_factory=list, repr=False)
+    _lost: Losses = field(init=False, repr=False)
     _started: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._lost = Losses(told=self.losses, ended=self.ended)
 
     def open(self) -> Sequence[Series]:
         """Ask every GPU every question once; what does not answer is absent, with the reason."""
@@ -129,11 +139,11 @@ class GpuCollector:
         found = [series for gpu in selection.gpus for series in self._open_gpu(gpu)]
         found += [series for source in self._gpm for series in self._decide_gpm(source)]
         found = self._without_doubles(found)
-        self._present += [one for one in found if one.reason is None and one.metric is not UP]
+        self._lost.present += [one for one in found if one.reason is None and one.metric is not UP]
         return found
 
     def _begin_gpm(self, gpu: nvml.Gpu) -> GpmSource:
-        source = GpmSource(gpu=gpu, clock=self.clock, tick_s=self.period_s, lose=self._lose)
+        source = GpmSource(gpu=gpu, clock=self.clock, tick_s=self.period_s, lose=self._lost.lose)
         source.begin()
         return source
 
@@ -171,7 +181,7 @@ class GpuCollector:
         sources = self._sources[gpu.entity] = []
         buffered = [] if gpu.mig_index is not None else self._open_buffers(gpu, sources)
         found += buffered
-        memory = ProcessMemorySource(gpu=gpu, clock=self.clock, lose=self._lose, kin=self._kin)
+        memory = ProcessMemorySource(gpu=gpu, clock=self.clock, lose=self._lost.lose, kin=self._kin)
         held = memory.open()
         found += held
         if any(series.reason is None for series in held):
@@ -184,6 +194,7 @@ class GpuCollector:
                 if any(series.reason is None for series in plan.series):
                     paced = slow if question.slow else plans
                     (self._blocking if plan.window_ns else paced).append(plan)
+        found += _of_the_card(gpu)
         self._plans[gpu.entity], self._slow[gpu.entity] = _together(plans), _together(slow)
         return found
 
@@ -191,7 +202,7 @@ class GpuCollector:
         """The series that the driver's buffers give, in place of questions or beside them."""
         levels = {
             metric: LevelSource(
-                gpu=gpu, metric=metric, buffer=buffer, clock=self.clock, lose=self._lose
+                gpu=gpu, metric=metric, buffer=buffer, clock=self.clock, lose=self._lost.lose
             )
             for metric, buffer in LEVELS.items()
         }
@@ -200,7 +211,7 @@ class GpuCollector:
         for metric in wanted:
             sources.append(levels[metric])
             self.slow_periods[f"{gpu.entity} {metric.name}"] = levels[metric].period_s
-        processes = ProcessSource(gpu=gpu, clock=self.clock, lose=self._lose, kin=self._kin)
+        processes = ProcessSource(gpu=gpu, clock=self.clock, lose=self._lost.lose, kin=self._kin)
         uses = processes.open()
         if any(series.reason is None for series in uses):
             sources.append(processes)
@@ -212,8 +223,34 @@ class GpuCollector:
         return self._sample(last=False)
 
     def last_sample(self) -> Samples:
-        """The same, with all that the slower sources have until now: nothing comes after it."""
-        return self._sample(last=True)
+        """The same, with all that the slower sources have until now: nothing comes after it.
+
+        Then the energy counters alone, until each has moved or ``MOVES_S`` are over.
+        """
+        samples = self._sample(last=True)
+        self._see_energy_move(samples)
+        return samples
+
+    def _see_energy_move(self, samples: list[Sample]) -> None:
+        first_j = {one.series.entity: one.value for one in samples if one.series.metric is ENERGY}
+        waiting = [
+            plan
+            for entity in first_j
+            for plan in self._plans[entity]
+            if plan.series[0].metric is ENERGY
+        ]
+        until_s = time.monotonic() + MOVES_S - ASK_AGAIN_S
+        while waiting and time.monotonic() < until_s:
+            time.sleep(ASK_AGAIN_S)
+            waiting = [
+                one for one in waiting if self._stands_still(one, first_j[one.gpu.entity], samples)
+            ]
+
+    def _stands_still(self, energy: _Plan, first_j: float, samples: list[Sample]) -> bool:
+        """Ask for the energy once more; whether it is told, and still what it was at first."""
+        before = len(samples)
+        self._ask(energy, samples)
+        return len(samples) > before and samples[-1].value == first_j
 
     def _sample(self, last: bool) -> list[Sample]:
         samples: list[Sample] = []
@@ -232,6 +269,7 @@ class GpuCollector:
             if entity not in lost:
                 for source in sources:
                     samples += source.sample(last)
+        self._lost.find_again(samples)
         return samples
 
     def _sample_gpu(self, entity: str, samples: list[Sample], slow: bool) -> bool:
@@ -254,36 +292,35 @@ class GpuCollector:
             if series.reason is not None:
                 continue
             if isinstance(value, nvml.Absent):
-                self._lose(plan.gpu, series, value, ts_ns)
+                self._lost.lose(plan.gpu, series, value, ts_ns)
                 if value.lost:
                     return False
             else:
                 samples.append(Sample(ts_ns, series, value, start_ns))
         return True
 
-    def _lose(self, gpu: nvml.Gpu, series: Series, why: nvml.Absent, ts_ns: int) -> None:
-        what = f"{gpu.entity} ({gpu.uuid})" if why.lost else f"{gpu.entity} {series.metric.name}"
-        if what not in self._told:
-            self._told.add(what)
-            when = datetime.fromtimestamp(ts_ns / 1e9, UTC).isoformat(timespec="seconds")
-            self.losses.append(f"{what} at {when}: {why.reason}")
-            gone = [one for one in self._present if one.entity == series.entity]
-            reason = f"since {when}: {why.reason}"
-            self.ended += [replace(one, reason=reason) for one in (gone if why.lost else [series])]
-
     def close(self) -> None:
         """Give NVML back. The same collector can be opened again."""
         for source in self._gpm:
             source.close()
         for kept in (
-            self._plans, self._slow, self._up, self._blocking, self._told,
-            self._sources, self._gpm, self.slow_periods, self._present,
+            self._plans, self._slow, self._up, self._blocking,
+            self._sources, self._gpm, self.slow_periods, self._lost,
         ):  # fmt: skip
             kept.clear()
         self._slow_due_s = 0.0
         if self._started:
             nvml.stop()
         self._started = False
+
+
+def _of_the_card(gpu: nvml.Gpu) -> list[Series]:
+    """What a MIG instance does not tell and its card may; nothing for a whole GPU."""
+    if gpu.mig_index is None:
+        return []
+    own = {UP, *OF_INSTANCES}
+    left = (metric for metric in METRICS if metric not in own)
+    return [Series(entity=gpu.entity, metric=metric, reason=OF_THE_CARD) for metric in left]
 
 
 def _is_asked(gpu: nvml.Gpu, question: Question) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from infra import nvml
 from infra.nvml_buffers import Buffer, Kept, kept, step_us
 from telemetry.clock import Clock
-from telemetry.collectors.gpu_gpm import Lose
+from telemetry.collectors.gpu_losses import Lose
 from telemetry.samples import Metric, Sample, Series
 
 DRAIN_S = 1.0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from infra import nvml
 from infra.nvml_gpm import OF_THE_MOMENT, SHORTEST_NS, Counter, Gpm
 from telemetry.clock import Clock
+from telemetry.collectors.gpu_losses import Lose
 from telemetry.collectors.gpu_metrics import GPM_METRICS
 from telemetry.samples import Sample, Series
 
@@ -21,9 +22,6 @@ LONGEST_S = 5.0
 
 TRIES = 3
 """So many pairs decide on opening, if what is wrong with one may not be with the next."""
-
-Lose = Callable[[nvml.Gpu, Series, nvml.Absent, int], None]
-"""Notes that a series which had values has none, and why."""
 
 
 def _may_pass(values: nvml.Values | nvml.Absent) -> bool:
@@ -104,7 +102,8 @@ class GpmSource:
             return ()  # The first sample after a failure: there is nothing to compare it with.
         values = why or self._counters.values(self._asked)
         if isinstance(values, nvml.Absent):
-            self.lose(self.gpu, self._series[0], values, end_ns)  # One word for all of them.
+            first, *more = self._series
+            self.lose(self.gpu, first, values, end_ns, more)
             return ()
         return self._told(values, start_ns, end_ns)
 

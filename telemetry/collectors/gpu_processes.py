@@ -14,7 +14,7 @@ from infra import nvml
 from infra.nvml import UNTOLD_MEMORY
 from infra.nvml_buffers import Used, used
 from telemetry.clock import Clock
-from telemetry.collectors.gpu_gpm import Lose
+from telemetry.collectors.gpu_losses import Lose
 from telemetry.collectors.gpu_metrics import (
     ALL_MEM,
     ALL_SM,
@@ -68,6 +68,8 @@ class ProcessMemorySource:
     lose: Lose
     kin: Kin
     _series: dict[Metric, Series] = field(default_factory=dict, repr=False)
+    _strangers: set[int] = field(default_factory=set, repr=False)
+    """Which could not be seen: one that is not there the next time had just ended."""
     _due_ns: int = field(default=0, repr=False)
 
     def open(self) -> list[Series]:
@@ -97,7 +99,7 @@ class ProcessMemorySource:
             self._lose((PROCESS_MEM, RUN_HELD), nvml.Absent(reason=UNTOLD_MEMORY), ts_ns)
         return [
             Sample(ts_ns, self._series[metric], value)
-            for metric, value in self._sums(held).items()
+            for metric, value in self._sums(held, ts_ns).items()
             if self._series[metric].reason is None
         ]
 
@@ -106,15 +108,20 @@ class ProcessMemorySource:
             if self._series[metric].reason is None:
                 self.lose(self.gpu, self._series[metric], why, ts_ns)
 
-    def _sums(self, held: Mapping[int, float | None]) -> dict[Metric, float]:
+    def _sums(self, held: Mapping[int, float | None], ts_ns: int) -> dict[Metric, float]:
         sums = {PROCESS_COUNT: float(len(held))}
         told = {pid: size for pid, size in held.items() if size is not None}
         if len(told) < len(held):
             return sums
         sums[PROCESS_MEM] = sum(told.values())
         ours = {pid: self.kin.has(pid) for pid in held}
-        if None not in ours.values():
-            sums[RUN_HELD] = sum(told[pid] for pid, own in ours.items() if own)
+        strangers = [pid for pid, own in ours.items() if own is None]
+        if strangers:
+            if self._strangers.intersection(strangers):
+                self._lose((RUN_HELD,), _unseen(strangers[0]), ts_ns)
+            self._strangers = set(strangers)
+            return sums
+        sums[RUN_HELD] = sum(told[pid] for pid, own in ours.items() if own)
         return sums
 
 
@@ -130,6 +137,8 @@ class ProcessSource:
     lose: Lose
     kin: Kin
     _series: dict[Metric, Series] = field(default_factory=dict, repr=False)
+    _strangers: set[int] = field(default_factory=set, repr=False)
+    """As above."""
     _seen_us: int = field(default=0, repr=False)
     _since_ns: int = field(default=0, repr=False)
 
@@ -160,7 +169,8 @@ class ProcessSource:
         found = used(self.gpu, self._seen_us)
         self._since_ns = end_ns
         if isinstance(found, nvml.Absent):
-            self.lose(self.gpu, self._series[ALL_SM], found, end_ns)
+            first, *more = (one for one in self._series.values() if one.reason is None)
+            self.lose(self.gpu, first, found, end_ns, more)
             return ()
         self._see(found)
         return [
@@ -175,11 +185,17 @@ class ProcessSource:
         ours = {pid: self.kin.has(pid) for pid in use}
         strangers = [pid for pid, known in ours.items() if known is None]
         if strangers:
-            why = f"process {strangers[0]} is on the GPU and not to be seen here"
-            self.lose(self.gpu, self._series[RUN_SM], nvml.Absent(reason=why), ts_ns)
+            if self._strangers.intersection(strangers):
+                run_sm, run_mem = self._series[RUN_SM], self._series[RUN_MEM]
+                self.lose(self.gpu, run_sm, _unseen(strangers[0]), ts_ns, (run_mem,))
+            self._strangers = set(strangers)
             return sums
         mine = [use[pid] for pid, known in ours.items() if known]
         return sums | {RUN_SM: sum(sm for sm, _ in mine), RUN_MEM: sum(m for _, m in mine)}
+
+
+def _unseen(pid: int) -> nvml.Absent:
+    return nvml.Absent(reason=f"process {pid} is on the GPU and not to be seen here")
 
 
 def means(samples: Sequence[Used]) -> dict[int, tuple[float, float]]:

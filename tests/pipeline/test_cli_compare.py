@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -214,6 +215,14 @@ def test_whatever_goes_wrong_is_never_taken_for_a_difference(
     done = call("reproduce", str(published), "--out", str(tmp_path))
     assert done.exit_code == 2
     assert "outcome: could not tell" in done.output
+
+
+def test_a_command_that_is_not_told_in_whole_is_not_run(published: Path, tmp_path: Path) -> None:
+    reference = replace(
+        read_reference(published), recipe={"recorded": {"work": ["curl", "<url-1>"]}}
+    )
+    with pytest.raises(ValueError, match=r"not told in whole \(curl '<url-1>'\)"):
+        ready(reference, (), tmp_path, print)
 
 
 def test_publishing_says_where_the_runs_vary_too_much(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from pipeline.tracking import Tracking, TrackingAway
 from pipeline.tracking_sender import _own_figures
 from telemetry.finish import finish
 from telemetry.runfolder import RUN_SCHEMA, RunFolder
+from telemetry.samples import Metric, Sample, Series
+from telemetry.segments import SegmentWriter
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -196,6 +199,188 @@ def test_what_was_made_anew_since_is_sent_anew(
     assert tracking.sync(folder) == 0
 
 
+READY = "vcenter/cpu_ready_mean_percent"
+GPU = "system/gpu/0_gpu_util_percent"
+SPAN_NS = START_NS + 1_000_000_000
+"""When the training begins."""
+
+
+def row(entity: str, metric: str, **figures: float) -> dict[str, Any]:
+    """A row of profile.json."""
+    absent = dict.fromkeys(("mean", "p50", "p95", "max", "total", "reason"))
+    known = {"entity": entity, "metric": metric, "unit": "1", "kind": "gauge", "coverage": 1.0}
+    return {**absent, **known, **figures}
+
+
+def ready(mean: float) -> dict[str, Any]:
+    return row("vm:ml@esx-1", "vm_cpu_ready_percent", mean=mean)
+
+
+def tell(folder: RunFolder, *rows: dict[str, Any]) -> None:
+    """Give the training's profile these rows and no others, as when it is derived anew."""
+    document = json.loads(folder.profile_json.read_text())
+    next(one for one in document["stages"] if one["name"] == "training")["metrics"] = rows
+    folder.profile_json.write_text(json.dumps(document))
+
+
+def record_gpu(folder: RunFolder, at_ms: Iterable[int]) -> None:
+    """Samples of a GPU at these ms after the start of the training."""
+    metric = Metric(name="gpu_util_percent", unit="%", kind="gauge", meaning="m", source="s")
+    series = Series(entity="gpu:0", metric=metric)
+    writer = SegmentWriter(folder.samples, "gpu", [series], host="here", period_s=0.1)
+    writer.write([Sample(SPAN_NS + at * 1_000_000, series, at % 97.0) for at in at_ms])
+    writer.close()
+
+
+@pytest.fixture
+def ended(tmp_path: Path, model: Artifact) -> RunFolder:
+    """A run with a profile, which nobody has sent yet."""
+    (tmp_path / "store").mkdir()
+    folder = make_run(tmp_path / "run1", model)
+    finish(folder)
+    return folder
+
+
+def figures_of(tracking: Tracking) -> dict[str, float]:
+    return dict(training_of(tracking).data.metrics)
+
+
+def training_of(tracking: Tracking) -> Any:
+    runs = runs_of(tracking)
+    return next(one for one in runs if one.data.tags["stagescope.stage"] == "training")
+
+
+def history(tracking: Tracking, name: str) -> list[Any]:
+    """All points of a metric of the training, by their time."""
+    run_id = training_of(tracking).info.run_id
+    return list(MlflowClient(tracking.uri).get_metric_history(run_id, name))
+
+
+def test_a_figure_that_falls_replaces_the_higher_one(tracking: Tracking, ended: RunFolder) -> None:
+    """MLflow shows the greatest of (step, time, value)."""
+    for mean in (9.0, 4.0, 6.0):
+        tell(ended, ready(mean))
+        assert tracking.sync(ended) > 0
+        assert figures_of(tracking)[READY] == mean
+    points = history(tracking, READY)
+    assert [(one.step, one.value) for one in points] == [(0, 9.0), (1, 4.0), (2, 6.0)]
+    assert {one.timestamp for one in points} == {START_NS // 1_000_000 + 5_000}
+    assert tracking.sync(ended) == 0
+    tell(ended)
+    tracking.sync(ended)
+    assert math.isnan(figures_of(tracking)[READY]), "a figure that is absent now must not stand"
+    assert figures_of(tracking)["loss"] == 0.25
+
+
+@pytest.mark.parametrize("lost", ["all", "names"])
+def test_what_is_not_noted_any_more_is_replaced_all_the_same(
+    tracking: Tracking, ended: RunFolder, lost: str
+) -> None:
+    """The note is lost, or was of a version that did not keep names."""
+    record_gpu(ended, range(0, 4_000, 100))
+    tell(ended, ready(9.0), row("stage", "cpu_busy_seconds", mean=1.5))
+    tracking.sync(ended)
+    before = [(one.timestamp, one.value) for one in history(tracking, GPU)]
+    note = ended.path / "tracking.json"
+    if lost == "all":
+        note.unlink()
+    else:
+        note.write_text(json.dumps({**json.loads(note.read_text()), "names": {}}))
+    tell(ended, ready(4.0))
+    tracking.sync(ended)
+    assert figures_of(tracking)[READY] == 4.0
+    gone = {name for name, value in figures_of(tracking).items() if math.isnan(value)}
+    assert gone == {"stage/cpu_cores_mean", "stage/coverage"}, "what is absent now"
+    assert [(one.timestamp, one.value) for one in history(tracking, GPU)] == before
+
+
+def test_a_send_that_was_broken_off_goes_on_in_its_generation(
+    tracking: Tracking, ended: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_batch = MlflowClient.log_batch
+
+    def unanswered(*arguments: Any, **named: Any) -> None:
+        log_batch(*arguments, **named)
+        raise ConnectionError("no answer")
+
+    def break_off() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "log_batch", unanswered)
+            with pytest.raises(TrackingAway, match="no answer"):
+                tracking.sync(ended)
+        tracking.retry()
+
+    tell(ended, ready(9.0))
+    tracking.sync(ended)
+    tell(ended, ready(4.0))
+    break_off()
+    assert tracking.sync(ended) > 0
+    assert [(one.step, one.value) for one in history(tracking, READY)] == [(0, 9.0), (1, 4.0)]
+    tell(ended, ready(3.0))
+    break_off()
+    tell(ended, ready(2.0))  # before the one that was broken off went on
+    tracking.sync(ended)
+    assert figures_of(tracking)[READY] == 2.0
+
+
+def test_a_stage_has_60_figures_however_often_they_are_sent(
+    tracking: Tracking, ended: RunFolder
+) -> None:
+    """What is more important has no place once 60 names are taken, and what has one is kept up."""
+    disks = [row(f"disk:sd{n}", "disk_read_bytes", total=9.0, p95=1.0) for n in range(40)]
+    tell(ended, *disks)
+    tracking.sync(ended)
+    before = figures_of(tracking)
+    assert len(before) == 60
+    tell(ended, ready(5.0), *({**disk, "total": 3.0} for disk in disks))
+    tracking.sync(ended)
+    after = figures_of(tracking)
+    assert after.keys() == before.keys()
+    assert (after["guest/sd0_read_bytes"], after["guest/sd0_read_p95_bytes_per_s"]) == (3.0, 1.0)
+
+
+def test_a_hole_that_is_filled_later_doubles_no_point(tracking: Tracking, ended: RunFolder) -> None:
+    record_gpu(ended, [*range(0, 1_000, 100), *range(2_000, 4_000, 100)])
+    tracking.sync(ended)
+    assert len(history(tracking, GPU)) == 30
+    record_gpu(ended, range(1_000, 2_000, 100))
+    tell(ended, ready(5.0))
+    tracking.sync(ended)
+    points = history(tracking, GPU)
+    assert [one.step for one in points] == list(range(0, 4_000, 100))
+    assert all(one.timestamp == SPAN_NS // 1_000_000 + one.step for one in points)
+    assert all(one.value == one.step % 97 for one in points)
+
+
+def test_points_that_moved_by_some_ms_are_not_sent_again(
+    tracking: Tracking, ended: RunFolder
+) -> None:
+    """As windows do when their host's clock was compared anew."""
+    record_gpu(ended, range(0, 2_000, 100))
+    tracking.sync(ended)
+    for segment in ended.samples.iterdir():
+        segment.unlink()
+    record_gpu(ended, range(3, 4_000, 100))
+    tell(ended, ready(5.0))
+    tracking.sync(ended)
+    steps = [one.step for one in history(tracking, GPU)]
+    assert steps == [*range(0, 2_000, 100), *range(2_003, 4_000, 100)]
+
+
+def test_a_series_that_grew_has_1000_points_at_most(tracking: Tracking, ended: RunFolder) -> None:
+    record_gpu(ended, range(0, 1_800, 2))
+    tracking.sync(ended)
+    assert len(history(tracking, GPU)) == 900
+    record_gpu(ended, range(1_800, 3_600, 2))
+    for mean in (5.0, 4.0, 3.0):
+        tell(ended, ready(mean))
+        tracking.sync(ended)
+        steps = [one.step for one in history(tracking, GPU)]
+        assert 950 < len(steps) <= 1_000
+        assert steps[:900] == list(range(0, 1_800, 2))
+        assert steps[-1] == 3_598, "what is new reaches to the stage's end"
+
+
 def test_a_stage_may_have_an_apostrophe(
     tmp_path: Path, tracking: Tracking, model: Artifact
 ) -> None:
@@ -271,6 +456,14 @@ def test_an_absent_server_is_a_sentence_and_gets_everything_later(
             "training",
         ]
         assert min(run.info.start_time for run in runs) == START_NS // 1_000_000
+        finish(folder)
+        record_gpu(folder, range(0, 1_000, 100))
+        for rows in ((ready(9.0),), (ready(4.0),), ()):
+            tell(folder, *rows)
+            assert late.sync(folder) > 0
+            assert [one.step for one in history(late, GPU)] == list(range(0, 1_000, 100))
+        assert [one.step for one in history(late, READY)] == [0, 1, 2]
+        assert math.isnan(figures_of(late)[READY])
 
 
 def free_port() -> int:

@@ -334,6 +334,22 @@ def test_the_statistics_carry_the_memory_where_it_is_watched(
     assert asked_without_a_server(watched)["memory"]["predicted"]["batch_rows"] == 256
 
 
+def test_what_a_model_copies_to_and_from_its_device_is_counted_and_told(
+    predictor: Predictor,
+) -> None:
+    """By its number the CPU is another device to the model, and computes all the same."""
+    app = App(predictor, ServerSettings(), NullHandle())
+    assert predictor.model.copies == {}
+    assert "copies" not in asked_without_a_server(app)
+    predictor.model = Model(TinyNet().eval(), "1", "cpu:0")
+    for rows in (64, 3):
+        predictor.model.predict(np.zeros((rows, 15)))
+    assert asked_without_a_server(App(predictor, ServerSettings(), NullHandle()))["copies"] == {
+        "host_to_device_bytes": (15 + 1) * 4 + 67 * 15 * 4,
+        "device_to_host_bytes": 67 * 4,
+    }
+
+
 def asked_without_a_server(app: App) -> dict[str, Any]:
     """The statistics of payments, from the application itself."""
     sent: list[dict[str, Any]] = []

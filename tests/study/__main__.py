@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-STUDIES = ("ledger", "skew", "sharpen", "detection", "verdicts", "reproduce")
+STUDIES = ("ledger", "skew", "sharpen", "detection", "injected", "verdicts", "reproduce")
 
 
 def main() -> None:

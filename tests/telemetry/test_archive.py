@@ -22,7 +22,11 @@ from tests.telemetry.test_finish import START_NS, stage, write_run
 
 HOST, VM, ESXI = "ml-7.corp.example", "ML Train 7", "esx03.corp.example"
 UUID, ADDRESS = "4220f5a4-5c3e-4b1a-9d0e-0a1b2c3d4e5f", "10.20.30.41"
-SECRETS = (HOST, VM, ESXI, UUID, ADDRESS, "ClusterX", "/home/jane", "jane@corp.example")
+MACHINE_ID = "3f2b8c1d9e7a4b56a0c1d2e3f4a5b6c7"
+SECRETS = (
+    *(HOST, VM, ESXI, UUID, ADDRESS, MACHINE_ID, "ClusterX", "jane", "jane@corp.example"),
+    *("scratch/joe", "mlflow.corp", "2001:db8:77::5"),
+)
 LEVEL = Metric(name="level", unit="1", kind="gauge", meaning="a level", source="a test")
 READY = Metric(name="vm_cpu_ready_percent", unit="%", kind="window", meaning="m", source="s")
 
@@ -31,12 +35,15 @@ READY = Metric(name="vm_cpu_ready_percent", unit="%", kind="window", meaning="m"
 def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
     ended = stage("a", "finished", START_NS, START_NS + 4 * 10**9)
-    ended |= {"outputs": {"raw": {"path": "/home/jane/runs/raw", "digest": "d" * 64}}}
+    ended |= {"outputs": {"raw": {"path": "/home/jane/runs/raw", "digest": "d" * 64},
+                          "big": {"path": "/scratch/joe/big", "digest": "e" * 64}}}  # fmt: skip
+    ended |= {"command": ["python", "fit.py", "--out", "/home/jane", "--at", "[2001:db8:77::5]:80"]}
     place = {"vm": VM, "uuid": UUID, "esxi_host": ESXI, "cluster": "ClusterX", "vcpus": 2,
              "vcenter_version": "8.0.2.0", "datastores": ["fast-1"]}  # fmt: skip
     write_run(
         folder, [ended], host=HOST, vcenter={"host": ADDRESS, "clock_limit_s": 2.0},
-        placement={"host": HOST, "vms": [place]},
+        placement={"host": HOST, "vms": [place], "machine_id": MACHINE_ID},
+        recipe={"tracking": {"uri": "http://mlflow.corp:5000"}},
         losses=[f"vcenter: vm:{VM}@{ESXI}: late; {ADDRESS}:443 did not answer"],
     )  # fmt: skip
     folder.samples.mkdir()
@@ -170,5 +177,16 @@ def test_a_name_within_a_longer_word_stays() -> None:
     )
     assert names.text("10.0.0.1 10.0.0.2 10.0.0.1 127.0.0.1 0.0.0.0 1.2.3.4.5") == (
         "192.0.2.1 192.0.2.2 192.0.2.1 127.0.0.1 0.0.0.0 1.2.3.4.5"
+    )
+    assert names.text("fe80::1ff:fe23:4567:890a ::1 12:34:56 2001:db8:0:0:0:0:0:9 std::pair") == (
+        "2001:db8::1 ::1 12:34:56 2001:db8::2 std::pair"
+    )
+    store = names.text(f"ds:///vmfs/volumes/{UUID}/ ::ffff:10.0.0.1 /nfs/10.0.0.2/x /dev-7/jane/y")
+    assert store == ("ds:///…/00000000-0000-4000-8000-000000000001/ ::ffff:192.0.2.1 /…/x /…/y")
+    assert names.text("http://ml.corp:80/v2 s3://bucket/x.csv http://localhost:5000") == (
+        "http://server-1.example:80/v2 s3://server-2.example/x.csv http://localhost:5000"
+    )
+    assert names.text("to /home/jane, ~/x/y and sqlite:////home/jane/a.db") == (
+        "to /…/user-1, /…/y and sqlite:////…/a.db"
     )
     assert names.text("read /proc/stat and /home/jane/x.csv") == "read /proc/stat and /…/x.csv"

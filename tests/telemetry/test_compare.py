@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from telemetry.compare import TOLERANCE, Comparison, compare
 from telemetry.compare_page import render
+from telemetry.compare_timeline import in_turn
 from telemetry.compared import ALPHA_SAME, TIME, Rule
 from telemetry.profile import Row
 from telemetry.publish import reference_of
@@ -54,6 +55,57 @@ def test_a_slower_stage_is_found_with_its_interval(tmp_path: Path) -> None:
     assert 0.03 < training.change_low < 0.05 < training.change_high < 0.07
     assert got.times[0].verdict == "same"
     assert "training is 5.0 % slower" in got.explanations[0].sentence.lower()
+
+
+def test_a_stage_that_is_short_on_one_side_alone_is_not_passed_over(tmp_path: Path) -> None:
+    def one(name: str, *seconds: float) -> Reference:
+        folders = [
+            made_run(tmp_path / name, number, {"validation": took, "training": 30 * noise})
+            for number, (took, noise) in enumerate(zip(seconds, QUIET, strict=True), 1)
+        ]
+        return reference_of(name, folders)
+
+    usual, stalls = one("a", 0.3, 0.31, 0.3, 0.3, 0.3), one("b", 0.3, 0.3, 6.0, 0.3, 8.0)
+    for got in (compare(usual, stalls), compare(stalls, usual)):
+        assert got.outcome == "unsure"
+        (point,) = got.open_points()
+        assert point.startswith("validation varies by")
+    assert compare(usual, one("c", 0.3, 0.6, 0.3, 0.9, 0.3)).outcome == "same", "little either way"
+
+
+def test_a_figure_that_b_has_lost_leaves_it_open_and_one_that_it_gained_does_not(
+    tmp_path: Path,
+) -> None:
+    had = of_gpu("power_instant_w", "W", 300.0)
+    lost = Row(stage="training", entity="gpu:0", metric=had.metric, unit="W", kind="gauge",
+               reason="the driver is gone")  # fmt: skip
+    whole, poor = side(tmp_path, "a", rows=[had]), side(tmp_path, "b", rows=[lost])
+    got = compare(whole, poor)
+    assert got.outcome == "unsure"
+    assert got.open_points() == [
+        "power_instant_w of gpu:0 in training: measured in A alone (B: the driver is gone)"
+    ]
+    assert got.to_json()["only_figures"] == {"a": ["training gpu:0 power_instant_w mean"], "b": []}
+    assert "Measured on one side only" in render(got)
+    assert compare(poor, whole).outcome == "same"
+    shared = side(tmp_path, "c", rows=[of_gpu("gpu_temperature_c", "°C", 60.0)])
+    assert compare(shared, poor).outcome == "same", "a figure that could not have decided"
+    nothing = side(tmp_path, "d", rows=[of_gpu("power_instant_w", "W", 0.0)])
+    assert compare(nothing, poor).outcome == "same", "an amount that nobody would look at"
+
+
+def test_without_any_gpu_its_reason_stands_beside_what_is_lost(tmp_path: Path) -> None:
+    had = of_gpu("power_instant_w", "W", 300.0)
+    none = Row(stage="training", entity="gpu", metric=had.metric, unit="W", kind="gauge",
+               reason="no NVIDIA driver")  # fmt: skip
+    got = compare(side(tmp_path, "a", rows=[had]), side(tmp_path, "b", rows=[none]))
+    (point,) = got.open_points()
+    assert point.endswith("measured in A alone (B: no NVIDIA driver)")
+
+
+def test_the_lines_of_a_vm_that_moved_are_one() -> None:
+    before, after = np.array([2.0, 2.0, np.nan, np.nan]), np.array([np.nan, 1.0, 3.0, np.nan])
+    np.testing.assert_array_equal(in_turn(before, after), [2.0, 3.0, 3.0, np.nan])
 
 
 def test_another_verdict_is_told_and_decides_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry.attribution import correlate
+from telemetry.clock import Clock, measure_offset_ns
 from telemetry.energy import METRICS, energy_rows
 from telemetry.profile import Profile, Row
+from telemetry.recording import Recording
 from telemetry.runfolder import Span
-from telemetry.samples import Series
-from telemetry.segments import SampleSet
+from telemetry.samples import Metric, Series
+from telemetry.segments import SampleSet, read_samples
+from telemetry.settings import TelemetrySettings
+from tests.nvml.build import build, environment
 from tests.telemetry.oracle import Raw, make_metric, make_samples
 
 NS = 1_000_000_000
@@ -258,6 +263,73 @@ def test_one_witness_alone_says_what_the_other_lacks() -> None:
     for metric in ("energy_difference_j", "energy_low_j"):
         assert rows["train", metric].reason == "not supported by this GPU"
     assert rows["train", "energy_above_idle_j"].total == pytest.approx(2000, rel=0.02)
+
+
+def _lost(
+    samples: SampleSet, metric: Metric, from_s: float, why: str, to_s: float = math.inf
+) -> SampleSet:
+    """Without one witness between the two times, and with what its collector says of that."""
+    series: dict[tuple[str, Metric], list[Raw]] = {("gpu:0", ENERGY): [], ("gpu:0", POWER): []}
+    for row in samples.table.to_pylist():
+        one = ENERGY if row["metric"] == ENERGY.name else POWER
+        if one is not metric or not from_s < (row["ts_ns"] - EPOCH_NS) / NS < to_s:
+            series["gpu:0", one].append((row["ts_ns"], None, row["value"]))
+    return make_samples(series, absent=[Series(entity="gpu:0", metric=metric, reason=why)])
+
+
+def test_a_stage_that_the_counter_does_not_cover_is_above_idle_by_power() -> None:
+    why = "since 10:00: the GPU's counter is lost"
+    samples = _lost(_samples(_wave(), 34), ENERGY, 15, why)
+    spans = [_span(3, 13, "before"), _span(13, 23, "within"), _span(23, 29, "after")]
+    rows = _rows(samples, spans)
+    for span in spans:
+        above = rows[span.stage, "energy_above_idle_j"]
+        assert above.total == pytest.approx(200 * span.seconds, rel=0.05)
+        assert above.coverage == pytest.approx(1)
+    assert rows["before", "energy_low_j"].reason is None
+    for stage in ("within", "after"):
+        for metric in ("energy_difference_j", "energy_low_j", "energy_high_j"):
+            assert (rows[stage, metric].reason or "").endswith(f": {why}")
+
+
+def test_a_stage_that_no_witness_covers_is_above_idle_by_what_covers_more() -> None:
+    half = _lost(_samples(_wave(), 34), ENERGY, 9, "lost")
+    samples = _lost(half, POWER, 6, "lost")
+    above = _rows(samples, [_span(3, 13)])["train", "energy_above_idle_j"]
+    assert above.coverage == pytest.approx(0.6, abs=0.02)
+    none = _rows(samples, [_span(20, 30)])["train", "energy_above_idle_j"]
+    assert "energy_j has no sample" in (none.reason or "")
+
+
+def test_a_witness_that_comes_back_ends_no_later_stage() -> None:
+    samples = _lost(_samples(_wave(), 34), ENERGY, 15, "the GPU's counter is lost", to_s=20)
+    rows = _rows(samples, [_span(16, 18), _span(21, 29, "after")])
+    assert rows["train", "energy_above_idle_j"].total == pytest.approx(400, rel=0.1)
+    why = rows["train", "energy_difference_j"].reason or ""
+    assert "cover only 0 %" in why
+    assert "lost" not in why
+    assert rows["after", "energy_low_j"].reason is None
+
+
+@pytest.mark.needs("gcc")
+def test_a_stage_that_ends_right_before_the_recorder_has_both_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the recorder and the real binding, at 200 W all the time."""
+    env = environment(build(tmp_path / "nvml"), "gpus=1;power_swing_w=0")
+    for name in ("LD_LIBRARY_PATH", "STAGESCOPE_NVML_SCENARIO"):
+        monkeypatch.setenv(name, env[name])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    clock = Clock(offset_ns=measure_offset_ns())
+    with Recording(tmp_path / "samples", clock, TelemetrySettings(collectors=("gpu",))):
+        time.sleep(0.6)
+        start_ns = clock.now_ns()
+        time.sleep(0.5)
+        span = Span(stage="train", start_ns=start_ns, end_ns=clock.now_ns())
+    rows = _rows(read_samples(tmp_path / "samples"), [span])
+    low, high = _mean(rows, "energy_low_j"), _mean(rows, "energy_high_j")
+    step_j = 20  # of the counter: a reading may be stamped a little after it was made
+    assert low - 0.1 <= 200 * span.seconds <= high + step_j
 
 
 def test_without_a_gpu_everything_is_absent_with_the_reason_and_parts_of_one_have_no_rows() -> None:

@@ -15,8 +15,16 @@ import pytest
 
 from infra.nvml_buffers import Kept, Used
 from telemetry.clock import Clock
-from telemetry.collectors.gpu import METRICS, QUESTIONS, UP, GpuCollector
+from telemetry.collectors.gpu import (
+    METRICS,
+    MOVES_S,
+    OF_THE_CARD,
+    QUESTIONS,
+    UP,
+    GpuCollector,
+)
 from telemetry.collectors.gpu_buffers import placed
+from telemetry.collectors.gpu_losses import MOST_TOLD
 from telemetry.collectors.gpu_metrics import (
     COVERED_BY_GPM,
     GPM_METRICS,
@@ -77,6 +85,11 @@ class Watched:
         for row in (row for rows in self.rounds for row in rows):
             found[row[1], row[2]].append((row[0] / 1e9, row[3]))
         return found
+
+    def last(self, entity: str, metric: str) -> list[tuple[float, float]]:
+        """What the last sample had of one series."""
+        rows = self.rounds[-1]
+        return [(row[0] / 1e9, row[3]) for row in rows if row[1:3] == [entity, metric]]
 
     def present(self, entity: str) -> set[str]:
         return {m for (e, m), reason in self.reasons.items() if e == entity and reason is None}
@@ -246,7 +259,7 @@ def test_a_gpu_lost_mid_run_stops_alone_and_comes_back(watch: Watch) -> None:
         assert (metrics == {"gpu_up"}) == (4 <= step < 8)
         assert not (4 <= step < 8 and any("pcie" in r[2] and r[1] == "gpu:1" for r in rows))
     assert [value for _, value in seen.values["gpu:0", "gpu_up"]] == [1.0] * 12
-    assert len(seen.values["gpu:0", "energy_j"]) == 12
+    assert len(seen.values["gpu:0", "energy_j"]) == 11 + len(seen.last("gpu:0", "energy_j"))
     assert len(seen.losses) == 1
     assert seen.losses[0].startswith("gpu:1 (GPU-000000a1-0000-4000-8000-000000000001) at 19")
     assert {entity for entity, _, _ in seen.ended} == {"gpu:1"}
@@ -280,7 +293,7 @@ def test_a_counter_that_goes_backwards_is_passed_on_as_it_is(watch: Watch) -> No
 def test_a_call_that_fails_mid_run_fails_alone_and_is_told_once(watch: Watch) -> None:
     edits = {3: "fail=nvmlDeviceGetTotalEnergyConsumption:999", 6: "fail="}
     seen = watch("gpus=1", steps=8, edits=edits)
-    assert len(seen.values["gpu:0", "energy_j"]) == 5
+    assert len(seen.values["gpu:0", "energy_j"]) == 4 + len(seen.last("gpu:0", "energy_j"))
     assert len(seen.values["gpu:0", "gpu_clock_sm_mhz"]) == 8
     assert {value for _, value in seen.values["gpu:0", "gpu_up"]} == {1.0}
     assert len(seen.losses) == 1
@@ -291,15 +304,94 @@ def test_a_call_that_fails_mid_run_fails_alone_and_is_told_once(watch: Watch) ->
 
 
 @pytest.mark.needs("gcc")
+def test_a_gpu_that_is_lost_again_is_told_again(watch: Watch) -> None:
+    seen = watch(steps=12, edits={2: "lost=1:0", 4: "lost=", 6: "lost=1:0", 9: "lost="})
+    up = [value for _, value in seen.values["gpu:1", "gpu_up"]]
+    assert up == [1.0] * 2 + [0.0] * 2 + [1.0] * 2 + [0.0] * 3 + [1.0] * 3
+    assert len(seen.losses) == 2
+    assert all(loss.startswith("gpu:1 (GPU-") for loss in seen.losses)
+    lost = [metric for _, metric, _ in seen.ended]
+    assert sorted(lost) == sorted(2 * list(seen.present("gpu:1") - {"gpu_up"}))
+
+
+@pytest.mark.needs("gcc")
+def test_a_series_that_comes_and_goes_is_told_a_few_times(watch: Watch) -> None:
+    gone = "fail=nvmlDeviceGetTotalEnergyConsumption:999"
+    seen = watch("gpus=1", steps=7, edits={1: gone, 3: "fail=", 4: gone, 6: "fail="})
+    assert len(seen.losses) == 2
+    assert [metric for _, metric, _ in seen.ended] == ["energy_j"] * 2
+    edits = {step: gone if step % 2 else "fail=" for step in range(1, 2 * MOST_TOLD + 4)}
+    seen = watch("gpus=1", steps=2 * MOST_TOLD + 4, edits=edits)
+    assert len(seen.losses) == len(seen.ended) == MOST_TOLD
+
+
+@pytest.mark.needs("gcc")
+def test_the_last_sample_goes_on_until_each_energy_counter_has_moved(watch: Watch) -> None:
+    seen = watch(steps=3)
+    for entity in ("gpu:0", "gpu:1"):
+        (first, at_first), *_, (last, at_last) = seen.last(entity, "energy_j")
+        assert at_last > at_first
+        assert [value for _, value in seen.last(entity, "energy_j")].count(at_last) == 1
+        assert last - first < MOVES_S
+        assert len(seen.last(entity, "power_instant_w")) == 1
+
+
+@pytest.mark.needs("gcc")
+def test_an_energy_counter_that_stands_still_is_not_waited_for_for_long(watch: Watch) -> None:
+    seen = watch("gpus=1;power_w=0;power_swing_w=0", steps=3)
+    energy = seen.last("gpu:0", "energy_j")
+    assert len({value for _, value in energy}) == 1
+    assert 2 < len(energy) < 17
+    assert seen.losses == []
+
+
+ENDS = """
+import json, os, threading
+from pathlib import Path
+from telemetry.clock import Clock
+from telemetry.collectors.gpu import GpuCollector
+
+collector = GpuCollector(clock=Clock(offset_ns=0))
+collector.open()
+collector.sample()
+control = Path(os.environ["STAGESCOPE_NVML_CONTROL"])
+threading.Timer(0.15, control.write_text, [os.environ["THEN"]]).start()
+energy = [s for s in collector.last_sample() if s.series.metric.name == "energy_j"]
+collector.close()
+print(json.dumps([len(energy), collector.losses]))
+"""
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [
+        ("lost=0:0", "the GPU is lost"),
+        ("fail=nvmlDeviceGetTotalEnergyConsumption:999", "unknown error"),
+    ],
+)
+def test_an_energy_counter_that_is_lost_meanwhile_is_asked_no_more(
+    library: Path, tmp_path: Path, then: str, words: str
+) -> None:
+    scenario = "gpus=1;power_w=0;power_swing_w=0"
+    env = environment(library, scenario, tmp_path / "control") | {"THEN": then}
+    asked, losses = run_with(env, ENDS)
+    assert 0 < asked < 14
+    assert len(losses) == 1
+    assert words in losses[0]
+
+
+@pytest.mark.needs("gcc")
 def test_under_mig_the_card_has_power_and_each_instance_its_memory(watch: Watch) -> None:
     seen = watch("gpus=1;mig=1;processes=42:1048576", visible=BOTH_INSTANCES)
-    absent = {metric for (_, metric), reason in seen.reasons.items() if reason}
     absent_of_card = {m for (e, m), reason in seen.reasons.items() if reason and e == "gpu:0"}
-    assert absent == absent_of_card
-    assert absent == {"gpu_util_percent", "gpu_mem_util_percent", *GPM, *PROCESSES}
+    assert absent_of_card == {"gpu_util_percent", "gpu_mem_util_percent", *GPM, *PROCESSES}
     assert "MIG" in (seen.reasons["gpu:0", "gpu_util_percent"] or "")
     assert {entity for entity, _ in seen.reasons} == {"gpu:0", "gpu:0/mig:0", "gpu:0/mig:1"}
     assert seen.present("gpu:0/mig:1") == INSTANCE
+    of_instance = {m: why for (e, m), why in seen.reasons.items() if e == "gpu:0/mig:1" and why}
+    assert of_instance.keys() == {metric.name for metric in METRICS} - INSTANCE
+    assert {of_instance[name] for name in of_instance.keys() - PCIE} == {OF_THE_CARD}
     assert "energy_j" in seen.present("gpu:0")
     assert seen.values["gpu:0/mig:0", "gpu_mem_total_bytes"][0][1] == 40 * (1 << 30)
     assert seen.values["gpu:0/mig:0", "gpu_process_mem_bytes"][0][1] == 1048576
@@ -378,7 +470,11 @@ def test_counters_that_another_program_takes_are_a_gap_and_one_loss(watch: Watch
     gaps = [after[4] - before[0] for before, after in pairwise(rows)]
     assert sum(gap > 0 for gap in gaps) == 1
     assert len(seen.losses) == 1
+    assert "gpu:0 gpm_graphics_util_percent and 12 more at" in seen.losses[0]
     assert "another program" in seen.losses[0]
+    assert {metric for _, metric, _ in seen.ended} == GPM
+    assert len(seen.ended) == len(GPM)
+    assert all("another program" in why for _, _, why in seen.ended)
 
 
 @pytest.mark.needs("gcc")
@@ -449,6 +545,9 @@ def test_the_runs_memory_is_told_from_that_of_others(watch: Watch) -> None:
     assert "does not tell the memory" in (untold.reasons["gpu:0", "gpu_run_mem_bytes"] or "")
     unseen = watch("gpus=1;processes=self:3000000,3999999:5", steps=3)
     assert not unseen.values["gpu:0", "gpu_run_mem_bytes"]
+    ((*what, why),) = unseen.ended
+    assert what == ["gpu:0", "gpu_run_mem_bytes"]
+    assert "process 3999999" in why
 
 
 @pytest.mark.needs("gcc")
@@ -469,6 +568,16 @@ def test_processes_that_are_told_no_more_end_with_all_their_series(watch: Watch)
 
 
 @pytest.mark.needs("gcc")
+def test_the_use_of_processes_that_is_told_no_more_ends_with_all_its_series(watch: Watch) -> None:
+    edits = {3: "fail=nvmlDeviceGetProcessUtilization:999"}
+    seen = watch("gpus=1;process_util=self:30:10", steps=14, edits=edits)
+    assert len(seen.losses) == 1
+    ended = {metric: why for _, metric, why in seen.ended}
+    assert ended.keys() == PROCESSES & seen.present("gpu:0")
+    assert all("unknown error" in why for why in ended.values())
+
+
+@pytest.mark.needs("gcc")
 def test_a_pair_that_is_of_no_use_on_opening_is_taken_again(watch: Watch) -> None:
     """Other programs that hold the counters may let go of them within the three pairs."""
     busy = watch("gpus=1;fail=nvmlGpmMetricsGet:19", steps=2)
@@ -484,7 +593,11 @@ def test_a_process_that_cannot_be_seen_leaves_the_runs_share_unknown(watch: Watc
     seen = watch("gpus=1;process_util=self:30:10,3999999:20:5", steps=12)
     assert seen.values["gpu:0", "gpu_processes_sm_percent"]
     assert not seen.values["gpu:0", "gpu_run_sm_percent"]
+    assert len(seen.losses) == 1
     assert "process 3999999" in seen.losses[0]
+    ended = {metric: why for _, metric, why in seen.ended}
+    assert ended.keys() == {"gpu_run_sm_percent", "gpu_run_mem_percent"}
+    assert all("process 3999999" in why for why in ended.values())
 
 
 @pytest.mark.needs("gcc")

@@ -125,9 +125,53 @@ def test_a_tree_that_lost_a_process_does_not_close() -> None:
 def test_parts_say_whose_cpu_time_it_was() -> None:
     one = books()["CPU of all processes"]
     assert one["parts"] == pytest.approx(
-        {"stage:a": 20.0, "stage:b": 5.0, "runner": 2.0, "recorder": 0.0, "other processes": 13.0}
+        {"stage:a": 20.0, "stage:b": 5.0, "runner": 2.0, "other processes": 13.0}
     )
     assert list(one["witnesses"].values()) == pytest.approx([40.0, 40.0])  # without interrupts
+
+
+def test_a_tree_with_one_sample_is_absent_from_the_parts_and_named() -> None:
+    once: list[Raw] = [(START + 30 * S, None, 1.0)]
+    one = books(stage_b__cpu_user_seconds=once)["CPU of all processes"]
+    assert one["parts"] == pytest.approx(
+        {"stage:a": 20.0, "stage:b": None, "runner": 2.0, "other processes": 18.0}
+    )
+    assert (one["closes"], one["reason"]) == (True, "not sampled: stage:b")
+
+
+def test_a_stage_outside_of_what_was_sampled_has_no_part_and_is_named() -> None:
+    entries = books(gpu_0__energy_j=line(100.0, last=23.0, base=5e8))
+    whole, apart = (
+        entries[f"energy of gpu:0, {what}"] for what in ("stages and between", "counter and power")
+    )
+    assert whole["parts"] == pytest.approx({"a": 2000.0, "b": None, "between stages": 300.0})
+    assert whole["witnesses"] == pytest.approx(
+        {"stages + between stages": 2300.0, "whole run": 2300.0}
+    )
+    for one in (whole, apart):
+        assert (one["closes"], one["reason"]) == (True, "no sample says anything of: b")
+    assert apart["parts"] == pytest.approx({"a": 2000.0, "b": None})
+
+
+def test_a_stage_outside_of_all_windows_has_no_part_and_is_named() -> None:
+    power = make_metric("host_power_w", "window", "W", integral="J")
+    window: list[Raw] = [(START + 20 * S, START, 100.0)]
+    seen = make_samples({("esxi:h", power): window}, period_s=20.0)
+    entries = {one["name"]: one for one in close_ledger(seen, SPANS, run())}
+    one = entries["host_power_w of esxi:h, stages and between"]
+    assert one["parts"] == pytest.approx({"a": 1800.0, "b": None, "between stages": 200.0})
+    assert (one["closes"], one["reason"]) == (True, "no sample says anything of: b")
+
+
+def test_the_end_where_the_counter_alone_was_asked_is_no_gap_of_power() -> None:
+    counts = [*line(100.0, last=20.0), (START + 20 * S + 3 * S // 10, None, 2030.0)]
+    power: list[Raw] = [(ts, None, 100.0) for ts, _, _ in line(1.0, last=20.0)]
+    entries = books(gpu_0__energy_j=counts, gpu_0__power_instant_w=power)
+    one = entries["energy of gpu:0, counter and power"]
+    assert one["closes"] is True, one["reason"]
+    assert one["witnesses"] == pytest.approx(
+        {"energy counter": 2000.0, "integral of power": 2000.0}
+    )
 
 
 def test_idle_time_is_a_witness_and_not_the_rest() -> None:

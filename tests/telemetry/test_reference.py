@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from telemetry.profile import Row
 from telemetry.pseudonyms import Pseudonyms
-from telemetry.publish import reference_of
+from telemetry.publish import reference_of, unnamed
+from telemetry.published_recipe import published_recipe
 from telemetry.reference import Reference, digest_of, read_reference, write_reference
 from telemetry.runfolder import RunFolder
 from tests.telemetry.reference_runs import RECIPE, made_run, row
@@ -100,6 +101,67 @@ def test_names_are_kept_when_that_is_asked_for(tmp_path: Path) -> None:
     text = reference_of("published", seen(tmp_path), keep_names=True).to_text()
     assert "vm:ml-train@esx7.lab.example" in text
     assert "node7" in text
+
+
+def test_one_published_with_its_names_is_compared_like_the_others(tmp_path: Path) -> None:
+    folders = seen(tmp_path)
+    named, usual = reference_of("x", folders, keep_names=True), reference_of("x", folders)
+    assert named != usual
+    assert unnamed(named) == usual
+    assert unnamed(usual) is usual
+
+
+def test_runs_on_other_hosts_are_not_alike(tmp_path: Path) -> None:
+    places = [{**PLACE, "esxi_host": name} for name in ("esx7", "esx9", "esx7")]
+    folders = [
+        made_run(tmp_path, number, {"training": 9.0}, placement={**place, "vms": [place]})
+        for number, place in enumerate(places, 1)
+    ]
+    varied = reference_of("x", folders).varied
+    assert varied["placement.esxi_host"] == ["host-1", "host-2", "host-1"]
+    assert "placement.vm" not in varied
+    beside = reference_of("y", folders[1:2], beside=folders[:1])
+    assert beside.environment["placement"]["esxi_host"] == "host-2"
+
+
+def test_a_word_of_a_recipe_stays_whatever_is_called_so(tmp_path: Path) -> None:
+    place = {**PLACE, "resource_pool": "lab", "vm": "generator"}
+    usual, placed = (
+        reference_of("x", runs(tmp_path / name, placement=placement))
+        for name, placement in (("a", None), ("b", {**place, "vms": [place]}))
+    )
+    assert placed.recipe["name"] == "lab"
+    assert placed.recipe_digest == usual.recipe_digest
+
+
+def test_a_command_says_where_something_was_taken_out_of_it() -> None:
+    command = [
+        "/opt/venv/bin/python",
+        "train.py",
+        "--data=/srv/in.csv",
+        "--out",
+        "/home/alice",
+        "--user",
+        "alice",
+        "--url",
+        "http://localhost:8080/v2",
+        "--from",
+        "s3://bucket/x.csv",
+        "--bind",
+        "10.0.0.5:80",
+        "~bob/x",
+        "//srv//in.csv",
+        "/home/ray/ray.sh",
+        "ray",
+        "start ray",
+    ]
+    run = {"stages": [{"name": "work", "command": command}]}
+    told = published_recipe(run, Pseudonyms({}))["recorded"]["work"]
+    assert " ".join(told) == (
+        "python train.py --data=in.csv --out <user-1> --user <user-1> "
+        "--url <url-1> --from <url-2> --bind <address-1> "
+        "~<user-2><path-1> in.csv ray.sh <user-3> start ray"
+    )
 
 
 def test_the_digest_says_what_is_done_and_not_where(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ LO_RX, LO_TX = ("net:lo", "net_rx_bytes"), ("net:lo", "net_tx_bytes")
 GPU, GPU_OWN = ("gpu:0", "gpu_util_percent"), ("gpu:0", "gpu_run_sm_percent")
 GPU_HELD, COPIED = ("gpu:0", "gpu_run_mem_bytes"), ("app", "app_host_to_device_bytes")
 DEVICE = ("disk:vda", "disk_busy_seconds")
-GAUGES = {READY, DISK, COUNT, GPU, GPU_OWN, GPU_HELD}
+GPU_ALL = ("gpu:0", "gpu_processes_sm_percent")
+GAUGES = {READY, DISK, COUNT, GPU, GPU_ALL, GPU_OWN, GPU_HELD}
 SECONDS = 10
 
 QUIET = {
@@ -85,6 +86,10 @@ CASES: list[tuple[str, str, Means]] = [
     ("gpu-busy", "GPU-bound", {GPU: 93.0, GPU_OWN: 88.0, **ONE_THREAD}),
     ("gpu-busy", "GPU-bound", {GPU: 93.0, GPU_HELD: 2e9, **ONE_THREAD}),
     ("gpu-busy", "GPU-bound", {GPU: 93.0, COPIED: 1e6, **ONE_THREAD}),
+    ("gpu-neighbour", "contention", {GPU: 99.0, GPU_ALL: 96.0, GPU_OWN: 45.0, **ONE_THREAD}),
+    ("cpu-one", "CPU-bound", {GPU: 99.0, GPU_ALL: 96.0, GPU_OWN: 4.0, **ONE_THREAD}),
+    ("cpu-one", "CPU-bound", {GPU: 70.0, GPU_ALL: 70.0, GPU_OWN: 45.0, **ONE_THREAD}),
+    ("gpu-busy", "GPU-bound", {GPU: 99.0, GPU_ALL: 99.0, GPU_OWN: 85.0, **ONE_THREAD}),
     ("memory-stall", "memory-bound", {PSI_MEM: 0.4, FAULTS: 900.0, DISK: 0.8, READ: 4e6}),
     ("cpu-quota", "CPU-bound", {CPU: 0.3, READY: 1.0, HELD: 9.0, PERIODS: 10.0}),
     ("steal", "contention", {**ONE_THREAD, STEAL: 1.2, BUSY: 2.0}),

@@ -95,6 +95,7 @@ def test_an_instance_without_gpm_cannot_be_judged() -> None:
         row(("gpu:0", "gpu_util_percent"), 97.0),
         row(("gpu:0/mig:0", "gpu_run_mem_bytes"), 4e9),
         absent("gpu:0/mig:0", "gpm_graphics_util_percent", NO_GPM),
+        absent("gpu:0/mig:0", "gpu_util_percent", "its card has it"),
     ]
     found = judged(BUSY_CPU, more=rows)
     assert found["rule"] == "cpu-one"
