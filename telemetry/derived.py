@@ -36,12 +36,14 @@ TREE = ("cpu_user_seconds", "cpu_system_seconds")
 
 @dataclass(frozen=True, kw_only=True)
 class Derived:
-    """The sum of counters, or what it grew by in percent of what ``out_of`` grew by."""
+    """The sum of counters, or what it grew by in percent of what ``out_of`` grew by; with
+    ``without`` 100 where the sum of the parts is above 0 and that of those is not, else 0."""
 
     metric: Metric
     entity: str
     parts: tuple[str, ...]
     out_of: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 DERIVED = (
@@ -79,6 +81,19 @@ DERIVED = (
             source="cpu_busy_seconds over all modes of /proc/stat, steal included where measured",
         ),
     ),
+    Derived(
+        entity=r"stage:.+",
+        parts=("process_waiting_for_disk_count",),
+        without=("process_ready_count",),
+        metric=Metric(
+            name="process_only_disk_wait_percent",
+            unit="%",
+            kind="gauge",
+            meaning="share of the looks at which a process waited for a disk and none ran or was "
+            "ready to run",
+            source="process_waiting_for_disk_count > 0 and process_ready_count = 0",
+        ),
+    ),
 )
 
 
@@ -88,7 +103,7 @@ def derivable(index: SeriesIndex, samples: SampleSet) -> Iterator[tuple[str, Der
     no_steal = ("machine", STEAL) in absent_series(index, samples)
     for each in DERIVED:
         one = _without_steal(each) if no_steal else each
-        needed = {*one.parts, *one.out_of}
+        needed = {*one.parts, *one.out_of, *one.without}
         for entity in sorted({entity for entity, _ in names if re.fullmatch(one.entity, entity)}):
             if all((entity, part) in names for part in needed):
                 yield entity, one, max(samples.period_s(entity, part) for part in needed)
@@ -114,6 +129,10 @@ def derived_series(
 def made(index: SeriesIndex, entity: str, one: Derived) -> Points:
     """The points of a derived series."""
     ts, values = _sum(index, entity, one.parts)
+    if one.without:
+        whole_ts, others = _sum(index, entity, one.without)
+        ts, mine, theirs = np.intersect1d(ts, whole_ts, assume_unique=True, return_indices=True)
+        values = 100.0 * ((values[mine] > 0) & (others[theirs] == 0))
     if one.out_of:
         whole_ts, whole = _sum(index, entity, one.out_of)
         ts, mine, theirs = np.intersect1d(ts, whole_ts, assume_unique=True, return_indices=True)

@@ -12,14 +12,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from telemetry.profile import Profile
-from telemetry.verdict_figures import CPU, DISK_WAITS, READY, Evidence, Figures, Lack
+from telemetry.verdict_figures import (
+    CPU,
+    DISK_WAITS,
+    PACED,
+    READY,
+    Evidence,
+    Figures,
+    Finding,
+    Lack,
+    percent,
+)
 from telemetry.verdict_io import io_account
-from telemetry.verdict_rules import BESIDE, RULES, Finding, Rule, percent
+from telemetry.verdict_rules import BESIDE, RULES, Rule
 from telemetry.verdict_thresholds import THRESHOLDS, limit
 
 Verdict = dict[str, Any]
 _WEAKER = {
-    "data": {"cpu-all", "cpu-one", "cpu-some", "idle", "disk-machine", "network"},
+    "data": {"cpu-one", "cpu-some", "idle", "disk-machine", "network"},
     "cpu": {"cpu-all", "cpu-one", "cpu-some"},
     "disk": {"disk-machine"},
     "network": {"idle"},
@@ -30,7 +40,7 @@ _WEAKER = {
 def verdicts(profile: Profile, run: Mapping[str, Any]) -> list[Verdict]:
     """One verdict for each measured stage of ``run`` (``run.json``), in its order."""
     flags = (profile.hypervisor or {}).get("contention") or ()
-    asked = _names_vcenter(run)
+    asked, usable = _names_vcenter(run), (run.get("environment") or {}).get("cpu_usable")
     return [
         _judge(
             Figures.of(
@@ -38,6 +48,7 @@ def verdicts(profile: Profile, run: Mapping[str, Any]) -> list[Verdict]:
                 stage,
                 [one for one in flags if one["stage"] == stage["name"]],
                 asked_vcenter=asked,
+                cpus_usable=usable,
             )
         )
         for stage in run["stages"]
@@ -69,8 +80,10 @@ def _judge(figures: Figures) -> Verdict:
     told: Verdict = {"stage": figures.stage}
     if verdict is None:
         (rule, finding), *found = found
-        told |= {"verdict": rule.verdict, "rule": rule.id, "sentence": finding.sentence}
-        told["evidence"] = _evidence(finding.evidence)
+        paced, by_the_clock = _pace(figures)
+        told |= {"verdict": rule.verdict, "rule": rule.id}
+        told["sentence"] = finding.sentence + by_the_clock
+        told["evidence"] = _evidence([*finding.evidence, paced])
         found = [one for one in found if not _says_again(rule.id, one[0].id)]
     else:
         told |= verdict
@@ -83,7 +96,18 @@ def _judge(figures: Figures) -> Verdict:
     return told
 
 
+def _pace(figures: Figures) -> tuple[Evidence | None, str]:
+    """What a stage says of a load that comes by a timetable, if that was most of its time."""
+    paced = figures.get("app", PACED, "mean", "share of time in which its load came by a timetable")
+    if paced is None or paced.value < limit("most_of_the_time"):
+        return None, ""
+    share = percent(min(1.0, paced.value))
+    return paced, f"; for {share} of its time its load came by a timetable, which nothing shortens"
+
+
 def _says_again(rule: str, other: str) -> bool:
+    if other == "disk-share" and rule in {"disk-read", "disk-write", "data-storage"}:
+        return True
     return other in _WEAKER.get(rule.partition("-")[0], ()) or (
         other in _WEAKER["cpu"] and rule in {"steal", "hypervisor", "neighbour", "gpu-neighbour"}
     ) or (rule == "disk-machine" and other in {"network", "idle"})  # fmt: skip

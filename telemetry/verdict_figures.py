@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,7 +15,9 @@ from telemetry.vm_entity import parsed
 
 CPU, READY = "cpu_busy_seconds", "process_ready_count"
 DISK_WAITS = "process_waiting_for_disk_count"
+ONLY_DISK = "process_only_disk_wait_percent"
 PSI_IO = "psi_io_some_seconds"
+PACED = "app_paced_seconds"
 _DISK_PRESSURE = "some task waited for a disk"
 _AS_OF_ONE = "pressure on I/O was as of a task that waits for a disk"
 _RATE = {"mean", "p50", "p95", "max"}
@@ -40,10 +42,19 @@ class Evidence:
         return asdict(self)
 
 
+@dataclass
+class Finding:
+    """What a rule found: the sentence with its numbers, and the evidence."""
+
+    sentence: str
+    evidence: list[Evidence | None] = field(default_factory=list)
+
+
 _SAYS = {
     ("stage", CPU): "CPUs that its processes used",
     ("stage", READY): "processes that ran or were ready to run",
     ("stage", DISK_WAITS): "processes that waited for a disk",
+    ("stage", ONLY_DISK): "time in which a process waited for a disk and none ran or was ready to",
     ("stage", "io_read_bytes"): "storage read for it",
     ("stage", "io_write_bytes"): "storage written for it",
     ("stage", "page_faults_major"): "its page faults that waited for storage",
@@ -96,6 +107,8 @@ class Figures:
     """The stage's entry in ``run.json``."""
     asked_vcenter: bool = False
     """Whether the run had a vCenter to ask, whatever came of it."""
+    cpus_usable: int | None = None
+    """CPUs that the run was allowed to use when it began; None where that was not recorded."""
 
     WAITS: ClassVar = ("app_step_data_wait_seconds", "phase_data_wait_seconds")
 
@@ -107,6 +120,7 @@ class Figures:
         flags: Sequence[Flag],
         *,
         asked_vcenter: bool = False,
+        cpus_usable: int | None = None,
     ) -> Figures:
         """Of all VMs that were watched its own alone: others hold back their own stages."""
         own = (profile.hypervisor or {}).get("vm")
@@ -126,6 +140,7 @@ class Figures:
             flags=[flag for flag in flags if not is_foreign(flag["entity"])],
             told=stage,
             asked_vcenter=asked_vcenter or profile.hypervisor is not None,
+            cpus_usable=cpus_usable,
         )
 
     def get(self, entity: str, metric: str, figure: str, says: str = "") -> Evidence | None:
@@ -165,6 +180,20 @@ class Figures:
         return self._value(DISK_WAITS)
 
     @property
+    def only_disk(self) -> list[Evidence]:
+        """Of a stage that did nothing but wait for a disk most of its time, what shows it.
+
+        Seen are first threads alone: where others compute meanwhile, the median of its CPUs says
+        so.
+        """
+        share = self.get("stage", ONLY_DISK, "mean")
+        cpus = self.get("stage", CPU, "p50", "CPUs that its processes used, in the median")
+        most = limit("most_of_the_time")
+        if share is None or cpus is None or share.value < 100 * most or cpus.value >= most:
+            return []
+        return [share, cpus]
+
+    @property
     def wanted(self) -> float:
         """CPUs that it used or was ready to use."""
         return max(self.cores, self.ready)
@@ -180,10 +209,9 @@ class Figures:
 
     def loader(self, wait: float) -> str:
         """What went on while the stage waited for its data; its own work is taken for one core."""
-        if self.disk_waits >= 0.5 * wait:
-            return "storage"
-        if self.wanted - (1.0 - wait) >= 0.5 * wait:
-            return "decoding"
+        work = self.wanted - (1.0 - wait)
+        if max(self.disk_waits, work) >= 0.5 * wait:
+            return "storage" if self.disk_waits >= work else "decoding"
         busy = self.busiest_disk()
         if busy is None or busy.share < 0.5 * wait or not self._reads_storage():
             return "starved"
@@ -212,33 +240,51 @@ class Figures:
             return False
         return rate.value >= limit("storage_bytes_per_s") and total.value >= limit("little_bytes")
 
-    def of_machine_disks(self) -> list[Evidence]:
-        """Pressure on I/O and the busy time of each device: of the machine, so anybody's."""
-        asked = [("machine", PSI_IO, _DISK_PRESSURE)]
-        asked += [
-            (entity, metric, f"{entity} had requests in flight")
-            for entity, metric in sorted(self.rows)
-            if metric == "disk_busy_seconds"
-        ]
-        found = [self.get(entity, metric, "mean", says) for entity, metric, says in asked]
-        return [one for one in found if one is not None]
+    def of_machine_disks(self) -> list[BusyDisk]:
+        """Pressure on I/O and the busy time of each device: of the machine, so anybody's.
+
+        Of a device never more than its requests took in all: many kernels count a whole tick
+        (1 to 10 ms) as busy for each request that begins in it, however short it is.
+        """
+        pressure = self.get("machine", PSI_IO, "mean", _DISK_PRESSURE)
+        found = [] if pressure is None else [BusyDisk(pressure.value, pressure.says, [pressure])]
+        for entity in sorted(entity for entity, name in self.rows if name == "disk_busy_seconds"):
+            says = f"{entity} had requests in flight"
+            busy = self.get(entity, "disk_busy_seconds", "mean", says)
+            if busy is not None:
+                took = [
+                    one
+                    for name in ("disk_read_wait_seconds", "disk_write_wait_seconds")
+                    if (one := self.get(entity, name, "mean")) is not None
+                ]
+                most = sum(one.value for one in took) if len(took) == 2 else busy.value
+                found.append(BusyDisk(min(busy.value, most), says, [busy, *took]))
+        return found
 
     def busiest_disk(self) -> BusyDisk | None:
-        """Pressure on I/O or a device's busy time, whichever is more.
+        """Pressure on I/O or a device's busy time, whichever is more."""
+        found = self.of_machine_disks()
+        told = self.as_of_one(PSI_IO)
+        if told is not None:
+            share, evidence = told
+            found.append(BusyDisk(share, _AS_OF_ONE, evidence))
+        return max(found, key=lambda one: one.share, default=None)
+
+    def as_of_one(self, pressure_metric: str) -> tuple[float, list[Evidence]] | None:
+        """The share of its time that the stage alone must have waited to make a pressure.
 
         The kernel's pressure is the mean over the CPUs, weighted by the time that each was not idle
         (kernel/sched/psi.c): a stage that waits for the share x and works for c on the same CPU,
         on a machine with B busy CPUs in all, makes it x * (x + c) / (x + B). So x is the most that
-        the stage waited: others' waits are in the pressure too.
+        the stage waited: others' waits are in the pressure too. None below ``pressure_of_one``.
         """
-        found = [BusyDisk(one.value, one.says, [one]) for one in self.of_machine_disks()]
-        pressure = self.get("machine", PSI_IO, "mean")
+        pressure = self.get("machine", pressure_metric, "mean")
         busy = self.get("machine", CPU, "mean")
-        if pressure is not None and busy is not None and pressure.value >= limit("io_pressure"):
-            p, more = pressure.value, pressure.value - self.cores
-            share = min(1.0, (more + math.sqrt(more * more + 4 * p * busy.value)) / 2)
-            found.append(BusyDisk(share, _AS_OF_ONE, [pressure, busy]))
-        return max(found, key=lambda one: one.share, default=None)
+        if pressure is None or busy is None or pressure.value < limit("pressure_of_one"):
+            return None
+        p, more = pressure.value, pressure.value - self.cores
+        share = min(1.0, (more + math.sqrt(more * more + 4 * p * busy.value)) / 2)
+        return share, [pressure, busy]
 
     def busiest_interface(self) -> list[Evidence] | None:
         """Received and sent by the interface, not ``lo``, that carried the most in the median."""
@@ -252,3 +298,17 @@ class Figures:
             if entity != "net:lo" and len(known) == len(both):
                 found.append(known)
         return max(found, key=lambda ones: sum(one.value for one in ones), default=None)
+
+
+def percent(share: float) -> str:
+    """A share for people."""
+    return f"{100 * share:.0f} %"
+
+
+def need(figures: Figures, *asked: tuple[str, str, str], what: str) -> list[Evidence]:
+    """These figures (entity, metric, figure); raises Lack, with ``what``, where one is missing."""
+    found = [figures.get(*one) for one in asked]
+    missing = [one for one, got in zip(asked, found, strict=True) if got is None]
+    if missing:
+        raise Lack(f"{what}: {figures.why_not(*missing[0])}")
+    return [one for one in found if one is not None]

@@ -14,6 +14,7 @@ from telemetry.verdict_thresholds import limit
 
 _RUN, _GPM, _ANY = "gpu_run_sm_percent", "gpm_graphics_util_percent", "gpu_util_percent"
 _ALL, _HELD = "gpu_processes_sm_percent", "gpu_run_mem_bytes"
+_SM = "gpm_sm_util_percent"
 _BY_ALL = (
     (_GPM, "time in which anybody's work was on the GPU"),
     (_ANY, "time in which anybody's kernels were on the GPU"),
@@ -58,6 +59,11 @@ def fullest_with_others(figures: Figures) -> list[Evidence]:
         if min(own.value, everybody.value - own.value) >= limit("gpu_of_each"):
             found.append([everybody, own])
     return max(found, key=lambda told: told[0].value - told[1].value, default=[])
+
+
+def fullness(figures: Figures, entity: str) -> Evidence | None:
+    """What share of a GPU's multiprocessors worked (%), by whoever's work; where GPM tells it."""
+    return figures.get(entity, _SM, "mean", "multiprocessors that worked, for anybody")
 
 
 def gpus(figures: Figures) -> list[str]:

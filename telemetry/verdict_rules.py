@@ -1,4 +1,4 @@
-"""The rules of the verdicts and their thresholds, in order, and what each looks at.
+"""The rules of the verdicts, in order, and what each looks at.
 
 A rule gets the figures of one stage and gives a finding or None; where a figure that it rests on is
 missing it raises ``Lack`` with what is missing. Everything is of the stage's own process tree,
@@ -7,22 +7,21 @@ unless the sentence says "of the machine".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from telemetry.contention import Flag
-from telemetry.verdict_figures import CPU, Evidence, Figures, Lack
-from telemetry.verdict_gpu import busiest, fullest_with_others
+from telemetry import verdict_contention as contention
+from telemetry.verdict_figures import (
+    ONLY_DISK,
+    Evidence,
+    Figures,
+    Finding,
+    Lack,
+    need,
+    percent,
+)
+from telemetry.verdict_gpu import busiest, fullest_with_others, fullness, gpus
 from telemetry.verdict_thresholds import limit
-from telemetry.verdict_vm import OverHosts, over_hosts, part_of, why_unseen
-
-
-@dataclass
-class Finding:
-    """What a rule found: the sentence with its numbers, and the evidence."""
-
-    sentence: str
-    evidence: list[Evidence | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +32,6 @@ class Rule:
     verdict: str
     asks: str
     holds: Callable[[Figures], Finding | None]
-
-
-def percent(share: float) -> str:
-    """A share for people."""
-    return f"{100 * share:.0f} %"
-
-
-def _need(figures: Figures, *asked: tuple[str, str, str], what: str) -> list[Evidence]:
-    found = [figures.get(*one) for one in asked]
-    missing = [one for one, got in zip(asked, found, strict=True) if got is None]
-    if missing:
-        raise Lack(f"{what}: {figures.why_not(*missing[0])}")
-    return [one for one in found if one is not None]
-
-
-# --- waiting for data ---------------------------------------------------------------------------
 
 
 def _wait(figures: Figures) -> tuple[float, list[Evidence]]:
@@ -71,7 +54,8 @@ def _data(figures: Figures, why: str) -> Finding | None:
     elif why == "decoding":
         how = (
             "its loader was working: "
-            f"{figures.cores:.2f} CPUs in use, {figures.ready:.2f} processes running or ready to"
+            f"{figures.cores:.2f} CPUs in use, {figures.ready:.2f} processes running or ready to, "
+            f"{figures.disk_waits:.2f} waiting for a disk"
         )
     elif why == "machine" and read is not None and busy is not None:
         how = (
@@ -98,9 +82,6 @@ def _input_share(figures: Figures) -> Finding | None:
     return Finding(f"it waited for its data for {percent(wait)} of its time", [*told])
 
 
-# --- GPU, memory ----------------------------------------------------------------------------------
-
-
 def _gpu(figures: Figures) -> Finding | None:
     told = busiest(figures)
     if not told:
@@ -110,7 +91,12 @@ def _gpu(figures: Figures) -> Finding | None:
     for one in shown:
         amount = f"{one.value / 1e6:,.1f} MB"
         sentence += f", for all who used it, this run among them ({one.says}: {amount})"
-    return Finding(sentence, [*told])
+    full, others = fullness(figures, use.entity), len(gpus(figures)) - 1
+    if full is not None:
+        sentence += f"; {full.value:.0f} % of its multiprocessors were busy on average"
+    if others:
+        sentence += f"; it is one of {others + 1} GPUs, and the one that worked the most"
+    return Finding(sentence, [*told, full])
 
 
 def _gpu_neighbour(figures: Figures) -> Finding | None:
@@ -126,153 +112,31 @@ def _gpu_neighbour(figures: Figures) -> Finding | None:
 
 
 def _memory(figures: Figures) -> Finding | None:
-    stall, faults = _need(
+    stall, faults = need(
         figures,
         ("machine", "psi_memory_some_seconds", "mean"),
         ("stage", "page_faults_major", "mean"),
         what="memory",
     )
-    if stall.value < limit("memory_stall") or faults.value < limit("major_faults_per_s"):
+    if faults.value < limit("major_faults_per_s"):
         return None
+    how = f"some task of the machine waited for memory for {percent(stall.value)} of its time"
+    shown = [stall]
+    if stall.value < limit("memory_stall"):
+        share, shown = figures.as_of_one(stall.metric) or (0.0, shown)
+        if share < limit("most_of_the_time"):
+            return None
+        how = f"pressure on memory was as of a task that waited for {percent(share)} of its time"
     return Finding(
-        f"some task of the machine waited for memory for {percent(stall.value)} of its time, and "
-        f"it had {faults.value:,.0f} page faults a second that waited for storage",
-        [stall, faults, figures.get("stage", "mem_rss_bytes", "max"),
+        f"{how}, and it had {faults.value:,.0f} page faults a second that waited for storage",
+        [*shown, faults, figures.get("stage", "mem_rss_bytes", "max"),
          figures.get("stage", "mem_swap_bytes", "max")],
     )  # fmt: skip
 
 
-# --- CPU that it was not given --------------------------------------------------------------------
-
-
-def _quota(figures: Figures) -> Finding | None:
-    held = figures.quota()
-    if held is None:
-        raise Lack(f"a CPU quota: {figures.why_not('stage', 'cgroup_cpu_periods', 'total')}")
-    share, evidence = held
-    if share < limit("quota_periods") or figures.wanted < limit("most_of_the_time"):
-        return None
-    return Finding(
-        f"the CPU quota of its control group held it back in {percent(share)} of the periods: it "
-        f"was ready to run with {figures.ready:.2f} processes and got {figures.cores:.2f} CPUs",
-        [*evidence, *figures.base()],
-    )
-
-
-def _of_wanted(lost: float, busy: float, count: float) -> float:
-    """Share of the CPUs that were wanted here which these lost ones (in CPUs) are.
-
-    Wanted are those that worked and those that were lost, of the machine's. An idle CPU loses
-    nothing, however many there are; below one CPU chance would pass for a share.
-    """
-    return lost / min(count, max(1.0, busy + lost))
-
-
-def _steal(figures: Figures) -> Finding | None:
-    steal, busy, count = _need(
-        figures,
-        ("machine", "cpu_steal_seconds", "mean"),
-        ("machine", CPU, "mean"),
-        ("machine", "cpu_count", "mean"),
-        what="steal",
-    )
-    share = _of_wanted(steal.value, busy.value, count.value)
-    if share < limit("steal") or figures.wanted < limit("most_of_the_time"):
-        return None
-    return Finding(
-        f"the hypervisor gave {percent(share)} of the CPU time that was wanted here to others",
-        [steal, busy, count, *figures.base()],
-    )
-
-
-_FLAGS = ("vm_cpu_ready_percent", "vm_cpu_costop_percent", "vm_cpu_latency_percent",
-          "vm_mem_swap_in_bytes_per_s", "vm_mem_latency_percent")  # fmt: skip
-
-
-def _hypervisor(figures: Figures) -> Finding | None:
-    found = [*_flagged(figures), *_waiting_cpus(figures)]
-    if not found:
-        why = why_unseen(figures, "vm_cpu_ready_percent")
-        if why is not None:
-            raise Lack(f"the hypervisor: {why}")
-        return None
-    if figures.wanted < limit("most_of_the_time"):
-        return None
-    evidence = [one for finding in found for one in finding.evidence]
-    return Finding(found[0].sentence, [*evidence, *figures.base()])
-
-
-def _flagged(figures: Figures) -> Iterator[Finding]:
-    """The flags that last: the mean is above the threshold, too, on hosts that cover enough.
-
-    A flag may be of a host that the VM was on for a moment, or of its largest window.
-    """
-    for flag in figures.flags:
-        part = part_of(flag["entity"])
-        one = over_hosts(figures, flag["metric"]).get(part) if part else None
-        above = one.above(flag["threshold"]) if one else None
-        if flag["metric"] in _FLAGS and above and above.is_enough:
-            yield _of_flag(flag, above)
-
-
-def _of_flag(flag: Flag, above: OverHosts) -> Finding:
-    unit, sentence = flag["unit"], str(flag["sentence"])
-    if flag["figure"] != "mean" or len(above.rows) > 1:
-        covered = percent(above.coverage)
-        sentence += f"; over {covered} of the stage {above.mean:,.1f} {unit} on average"
-    words = str(flag["metric"]).replace("_", " ")
-    return Finding(sentence, [*above.told(f"{words}, flagged above {flag['threshold']:g} {unit}")])
-
-
-def _waiting_cpus(figures: Figures) -> Iterator[Finding]:
-    """What vCenter says of the time that the CPUs which were wanted here had to wait."""
-    busy, count = (figures.get("machine", name, "mean") for name in (CPU, "cpu_count"))
-    if busy is None or count is None:
-        return
-    for one in over_hosts(figures, "vm_cpu_ready_cores").values():
-        if not one.is_enough:
-            continue
-        share = _of_wanted(one.mean, busy.value, count.value)
-        if share >= limit("steal"):
-            says = "virtual CPUs that were ready to run while no physical CPU was free"
-            yield Finding(
-                f"by vCenter {percent(share)} of the CPUs that were wanted here were ready to run "
-                "while no physical CPU was free",
-                [*one.told(says), busy, count],
-            )
-
-
-def _neighbour(figures: Figures) -> Finding | None:
-    busy, count, pressure = _need(
-        figures,
-        ("machine", "cpu_busy_seconds", "mean"),
-        ("machine", "cpu_count", "mean"),
-        ("machine", "psi_cpu_some_seconds", "mean"),
-        what="neighbours",
-    )
-    others = max(0.0, busy.value - figures.cores) / count.value
-    full = busy.value / count.value
-    if not (
-        full >= limit("cpus_full")
-        and others >= limit("cpus_of_others")
-        and pressure.value >= limit("cpu_pressure")
-        and figures.wanted >= limit("most_of_the_time")
-    ):
-        return None
-    if figures.cores <= limit("one_thread") and figures.cores >= limit("cpu_got") * figures.ready:
-        return None  # one thread that had a CPU of its own
-    return Finding(
-        f"other programs used {percent(others)} of the machine's CPUs, which were all busy; it "
-        f"was ready to run with {figures.ready:.2f} processes and got {figures.cores:.2f} CPUs",
-        [busy, count, pressure, *figures.base()],
-    )
-
-
-# --- what it did with its time --------------------------------------------------------------------
-
-
 def _disk(figures: Figures, way: str) -> Finding | None:
-    if figures.disk_waits < max(limit("most_of_the_time"), figures.cores):
+    only = figures.only_disk
+    if figures.disk_waits < max(limit("most_of_the_time"), figures.cores) and not only:
         return None
     read, write = figures.storage()
     if read is None or write is None:
@@ -283,17 +147,23 @@ def _disk(figures: Figures, way: str) -> Finding | None:
         return None
     rate = read if way == "read" else write
     moved = "read from" if way == "read" else "wrote to"
-    return Finding(
-        f"{figures.disk_waits:.2f} of its processes waited for a disk on average, with "
-        f"{figures.cores:.2f} CPUs in use; it {moved} storage {rate.value / 1e6:,.1f} MB/s",
-        [*figures.base(), read, write, *figures.of_machine_disks()],
+    how = (
+        f"for {only[0].value:.0f} % of its time it did nothing but wait for a disk"
+        if only
+        else (f"{figures.disk_waits:.2f} of its processes waited for a disk on average")
     )
+    return Finding(
+        f"{how}, with {figures.cores:.2f} CPUs in use on average; it {moved} storage "
+        f"{rate.value / 1e6:,.1f} MB/s",
+        [*figures.base(), *only, read, write,
+         *(one for disk in figures.of_machine_disks() for one in disk.evidence)],
+    )  # fmt: skip
 
 
 def _disk_of_machine(figures: Figures) -> Finding | None:
     """Threads that wait for a disk behind a first thread that sleeps are seen in no state."""
     read, write = figures.storage()
-    busy = max(figures.of_machine_disks(), key=lambda one: one.value, default=None)
+    busy = max(figures.of_machine_disks(), key=lambda one: one.share, default=None)
     if figures.asleep < limit("most_of_the_time") or None in (read, write, busy):
         return None
     assert read is not None
@@ -301,24 +171,39 @@ def _disk_of_machine(figures: Figures) -> Finding | None:
     assert busy is not None
     if read.value + write.value < limit("storage_bytes_per_s"):
         return None
-    if busy.value < limit("most_of_the_time"):
+    if busy.share < limit("most_of_the_time"):
         return None
     return Finding(
         f"its processes slept for {percent(figures.asleep)} of its time, storage moved "
         f"{(read.value + write.value) / 1e6:,.1f} MB/s for it, and on the machine "
-        f"{busy.says} for {percent(busy.value)} of it",
-        [*figures.base(), read, write, busy],
+        f"{busy.says} for {percent(busy.share)} of it",
+        [*figures.base(), read, write, *busy.evidence],
+    )
+
+
+def _disk_share(figures: Figures) -> Finding | None:
+    only, (read, write) = figures.get("stage", ONLY_DISK, "mean"), figures.storage()
+    if only is None or read is None or write is None:
+        return None
+    if only.value < 100 * limit("input_bound"):
+        return None
+    if read.value + write.value < limit("storage_bytes_per_s"):
+        return None
+    return Finding(
+        f"for {only.value:.0f} % of its time a process waited for a disk and none ran",
+        [only, read, write],
     )
 
 
 def _cpu_all(figures: Figures) -> Finding | None:
-    count = _need(figures, ("machine", "cpu_count", "mean"), what="all CPUs")[0]
-    if count.value <= 1 or figures.cores < limit("all_cpus") * count.value:
+    count = need(figures, ("machine", "cpu_count", "mean"), what="all CPUs")[0]
+    usable = min(count.value, figures.cpus_usable or count.value)
+    if usable <= 1 or figures.cores < limit("all_cpus") * usable:
         return None
-    return Finding(
-        f"it used {figures.cores:.2f} of the machine's {count.value:.0f} CPUs",
-        [*figures.base(), count],
-    )
+    whose = f"the machine's {count.value:.0f} CPUs"
+    if usable < count.value:
+        whose = f"the {usable:.0f} CPUs that the run may use, of {whose}"
+    return Finding(f"it used {figures.cores:.2f} of {whose}", [*figures.base(), count])
 
 
 def _cpu_one(figures: Figures) -> Finding | None:
@@ -327,7 +212,7 @@ def _cpu_one(figures: Figures) -> Finding | None:
     if figures.ready > limit("one_thread"):
         return None
     return Finding(
-        f"it used {figures.cores:.2f} CPUs: one thread at a time did the work",
+        f"it used {figures.cores:.2f} CPUs, as one thread does, or several that take turns",
         [*figures.base(), figures.get("machine", "cpu_count", "mean")],
     )
 
@@ -365,9 +250,11 @@ def _idle(figures: Figures) -> Finding | None:
 RULES = (
     Rule(id="data-storage", verdict="data-bound",
          asks="its own counters say that it waited for data most of the time, and the loader "
-         "waited for a disk at least half of that", holds=lambda f: _data(f, "storage")),
+         "waited for a disk at least half of that, and more than it used CPU",
+         holds=lambda f: _data(f, "storage")),
     Rule(id="data-decoding", verdict="data-bound",
-         asks="the same, and the loader used CPU at least half of that",
+         asks="the same, and the loader used CPU at least half of that, and more than it waited "
+         "for a disk",
          holds=lambda f: _data(f, "decoding")),
     Rule(id="data-machine", verdict="data-bound",
          asks="the same, nobody worked, it read storage_bytes_per_s and little_bytes from storage, "
@@ -385,26 +272,31 @@ RULES = (
          asks="all processes on a GPU used gpu_busy of its multiprocessor time, and this run's and "
          "others' gpu_of_each, where the driver tells", holds=_gpu_neighbour),
     Rule(id="memory-stall", verdict="memory-bound",
-         asks="memory_stall of the machine, and the stage's own major_faults_per_s", holds=_memory),
+         asks="memory_stall of the machine, or a pressure as if one task had waited for memory "
+         "most of the time, and the stage's own major_faults_per_s", holds=_memory),
     Rule(id="cpu-quota", verdict="CPU-bound",
-         asks="quota_periods of its own control groups, while it wanted a CPU most of the time",
-         holds=_quota),
+         asks="quota_periods of its own control groups, while it wanted a CPU most of the time or "
+         "used at least half of what its group did",
+         holds=contention.quota),
     Rule(id="steal", verdict="contention",
          asks="steal of the CPUs that were wanted on the machine, while it wanted a CPU most of "
-         "the time", holds=_steal),
+         "the time", holds=contention.steal),
     Rule(id="hypervisor", verdict="contention",
          asks="vCenter's ready, co-stop, latency, swap-in or memory latency in the mean above "
          "their own thresholds (docs/profile.md), or its ready time steal of the CPUs that were "
-         "wanted, while it wanted a CPU most of the time", holds=_hypervisor),
+         "wanted, while it wanted a CPU most of the time", holds=contention.hypervisor),
     Rule(id="neighbour", verdict="contention",
          asks="cpus_full, cpus_of_others and cpu_pressure of the machine, while it wanted a CPU "
-         "most of the time and, being one thread, got less than cpu_got", holds=_neighbour),
+         "most of the time and, being one thread, got less than cpu_got",
+         holds=contention.neighbour),
     Rule(id="disk-read", verdict="disk-bound",
-         asks="its processes waited for a disk most of the time and more than they used CPU, with "
-         "storage_bytes_per_s, mostly reads", holds=lambda f: _disk(f, "read")),
+         asks="its processes waited for a disk most of the time and more than they used CPU, or "
+         "did nothing else most of the time, with storage_bytes_per_s, mostly reads",
+         holds=lambda f: _disk(f, "read")),
     Rule(id="disk-write", verdict="disk-bound",
          asks="the same, mostly writes", holds=lambda f: _disk(f, "write")),
-    Rule(id="cpu-all", verdict="CPU-bound", asks="it used all_cpus", holds=_cpu_all),
+    Rule(id="cpu-all", verdict="CPU-bound",
+         asks="it used all_cpus, of those that the run may use", holds=_cpu_all),
     Rule(id="cpu-one", verdict="CPU-bound",
          asks="it used a CPU most of the time, and no more than one_thread", holds=_cpu_one),
     Rule(id="cpu-some", verdict="CPU-bound",
@@ -418,6 +310,12 @@ RULES = (
     Rule(id="idle", verdict="idle", asks="its processes slept most of the time", holds=_idle),
 )  # fmt: skip
 """In order: the first that holds decides."""
-BESIDE = (Rule(id="data-share", verdict="data-bound", asks="from input_bound on, never the verdict",
-               holds=_input_share),)  # fmt: skip
+BESIDE = (
+    Rule(id="data-share", verdict="data-bound",
+         asks="it waited for data from input_bound of its time on, never the verdict",
+         holds=_input_share),
+    Rule(id="disk-share", verdict="disk-bound",
+         asks="a process waited for a disk and none ran from input_bound of its time on, with "
+         "storage_bytes_per_s, never the verdict", holds=_disk_share),
+)  # fmt: skip
 """Told beside the verdict, and never one."""

@@ -87,10 +87,10 @@ THRESHOLDS = _table(
         source=f"{OWN}: as for a quota's periods",
     ),
     Threshold(
-        name="io_pressure",
+        name="pressure_of_one",
         value=0.02,
         unit="share",
-        of="the machine's pressure on I/O (PSI), below which it is not laid to one stage",
+        of="the machine's pressure on I/O or memory (PSI), below which it is not laid to one stage",
         source=f"{OWN}: what somebody's log makes is less, and is much on 32 busy CPUs",
     ),
     Threshold(

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from telemetry.collectors.cgroups import cgroup_folders
 
-V1 = {"cpu": "cpu", "io": "blkio", "memory": "memory"}
+V1 = {"cpu": "cpu", "cpuacct": "cpuacct", "io": "blkio", "memory": "memory"}
+"""``cpuacct`` is v1's alone, which counts the CPU time of a group apart from its quota."""
 
 
 def why_not(controller: str) -> str | None:

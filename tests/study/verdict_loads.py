@@ -52,6 +52,13 @@ def all_cpus(seconds: float, _: Settings) -> None:
         child.join()
 
 
+def behind_a_sleeper(seconds: float, _: Settings) -> None:
+    """A thread computes, and the first one waits for it."""
+    worker = threading.Thread(target=burn, args=(seconds,))
+    worker.start()
+    worker.join()
+
+
 def idle(seconds: float, settings: Settings) -> None:
     """Wakes now and then, as a program does that polls."""
     until = time.monotonic() + seconds
@@ -60,12 +67,16 @@ def idle(seconds: float, settings: Settings) -> None:
         time.sleep(settings["every_s"])
 
 
-def chunks(path: str, *, cold: bool) -> Iterator[bytes]:
-    """The file again and again; ``cold``: nothing of it stays in the page cache."""
+def chunks(path: str, *, cold: bool, start: float = 0.0) -> Iterator[bytes]:
+    """The file again and again; ``cold``: nothing of it stays in the page cache.
+
+    ``start``: the share of the file that is left out at its beginning.
+    """
+    begin = int(Path(path).stat().st_size * start) // CHUNK * CHUNK
     with Path(path).open("rb", buffering=0) as file:
         while True:
-            at = 0
-            file.seek(0)
+            at = begin
+            file.seek(begin)
             while data := file.read(CHUNK):
                 yield data
                 if cold:
@@ -83,6 +94,12 @@ def read(seconds: float, settings: Settings) -> None:
             hashlib.sha256(data).digest()
         if time.monotonic() >= until:
             return
+
+
+def read_then_compute(seconds: float, settings: Settings) -> None:
+    """Read for a part of the time, then compute on all CPUs for the rest."""
+    read(seconds * settings["reading"], settings)
+    all_cpus(seconds * (1 - settings["reading"]), settings)
 
 
 def write(seconds: float, settings: Settings) -> None:
@@ -199,6 +216,26 @@ def _received(ready: Any) -> Iterator[object]:
         yield ready.recv()
 
 
+def decoding_workers(seconds: float, settings: Settings) -> None:
+    """A worker for each CPU, which reads a piece from a file in no cache and works on it longer."""
+    ready, given = multiprocessing.Pipe(duplex=False)
+    count = os.cpu_count() or 1
+    for number in range(count):
+        if os.fork() == 0:
+            ready.close()
+            with contextlib.suppress(OSError):
+                while True:
+                    for data in chunks(settings["path"], cold=True, start=number / count):
+                        burn(settings["decode_s"])
+                        given.send(len(data))
+            os._exit(0)
+    given.close()
+    steps(seconds, settings, _received(ready))
+    ready.close()
+    for _ in range(count):
+        os.wait()
+
+
 def starved_loader(seconds: float, settings: Settings) -> None:
     """The loader waits for a source that does not give more; inline, or in a thread of its own."""
 
@@ -233,8 +270,9 @@ def reading_loader(seconds: float, settings: Settings) -> None:
 
 LOADS: dict[str, Callable[[float, Settings], None]] = {
     one.__name__: one
-    for one in (one_thread, all_cpus, idle, read, write, touch_mapped, loopback, download,
-                slow_decoder, starved_loader, reading_loader)
+    for one in (one_thread, all_cpus, behind_a_sleeper, idle, read, read_then_compute, write,
+                touch_mapped, loopback, download, slow_decoder, decoding_workers, starved_loader,
+                reading_loader)
 }  # fmt: skip
 
 

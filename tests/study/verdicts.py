@@ -159,6 +159,26 @@ def _reading_loader(place: Place, draw: random.Random, number: int) -> Iterator[
                      compute_s=draw.uniform(0.05, 0.4) * (1 << 20) / rate)  # fmt: skip
 
 
+@contextlib.contextmanager
+def _decoding_workers(place: Place, draw: random.Random, number: int) -> Iterator[Load]:
+    """Each worker waits for its disk for a part of its time, and works for most of it."""
+    evict(place.file)
+    decode_s = draw.uniform(0.04, 0.12)
+    rate = CPUS * (1 << 20) / (decode_s * draw.uniform(0.2, 0.5))
+    with group("io", _read_limit(place, rate)) as folder:
+        yield _steps(place, draw, "decoding_workers", path=str(place.file), join=[str(folder)],
+                     decode_s=decode_s, compute_s=0.001)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _reading_first(place: Place, draw: random.Random, number: int) -> Iterator[Load]:
+    evict(place.file)
+    with group("io", _read_limit(place, draw.uniform(4e6, 25e6))) as folder:
+        yield Load("read_then_compute", {"path": str(place.file), "cold": True, "digest": 0,
+                                         "reading": draw.uniform(0.6, 0.7),
+                                         "join": [str(folder)]})  # fmt: skip
+
+
 def _steps(place: Place, draw: random.Random, name: str, **settings: Any) -> Load:
     of_run = {"out": str(place.runs), "stage": STAGE, "seed": draw.randrange(1 << 30)}
     return Load(name, {**of_run, **settings})
@@ -221,10 +241,14 @@ CAUSES = (
           impossible=lambda: why_not("cpu")),
     Cause(name="disk throttled, reads", verdict="disk-bound", rules=("disk-read",),
           prepare=_slow_disk, source="storage", trials=5, impossible=lambda: why_not("io")),
+    Cause(name="reads most of its time, then all CPUs", verdict="disk-bound", rules=("disk-read",),
+          prepare=_reading_first, source="storage", trials=5, impossible=lambda: why_not("io")),
     Cause(name="disk throttled, synced writes", verdict="disk-bound", rules=("disk-write",),
           prepare=_slow_writes, impossible=lambda: why_not("io")),
     Cause(name="slow decoder", verdict="data-bound", rules=("data-decoding",), prepare=_decoder,
           trials=6),
+    Cause(name="decoding workers on a disk", verdict="data-bound", rules=("data-decoding",),
+          prepare=_decoding_workers, source="storage", trials=5, impossible=lambda: why_not("io")),
     Cause(name="starved loader", verdict="data-bound", rules=("data-starved",), prepare=_starved,
           trials=6),
     Cause(name="loader on a throttled disk", verdict="data-bound",

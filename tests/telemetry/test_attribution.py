@@ -436,6 +436,25 @@ def test_busy_percent_does_without_a_steal_that_is_not_measured(reason: str | No
         assert row.mean == pytest.approx(500 / 7)
 
 
+def test_looks_at_which_it_did_nothing_but_wait_for_a_disk_are_told_apart() -> None:
+    second = 1_000_000_000
+    disk, ready = (0, 1, 1, 0, 2), (0, 1, 0, 1, 0)
+    series = {
+        ("stage:a", make_metric(name, "gauge")): [
+            (i * second, None, float(value)) for i, value in enumerate(values, 1)
+        ]
+        for name, values in (
+            ("process_waiting_for_disk_count", disk), ("process_ready_count", ready)
+        )
+    }  # fmt: skip
+    made = correlate(
+        make_samples(series, period_s=1.0), [Span(stage="a", start_ns=0, end_ns=5 * second)]
+    )
+    only = made.find("a", "stage", "process_only_disk_wait_percent")
+    assert only is not None
+    assert (only.mean, only.max, only.total, only.coverage) == (40.0, 100.0, None, 1.0)
+
+
 def test_busy_time_needs_all_of_its_parts_at_one_time() -> None:
     user, system = (make_metric(f"cpu_{mode}_seconds", "counter") for mode in ("user", "system"))
     spans = [Span(stage="a", start_ns=0, end_ns=30)]

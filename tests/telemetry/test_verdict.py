@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ LO_RX, LO_TX = ("net:lo", "net_rx_bytes"), ("net:lo", "net_tx_bytes")
 GPU, GPU_OWN = ("gpu:0", "gpu_util_percent"), ("gpu:0", "gpu_run_sm_percent")
 GPU_HELD, COPIED = ("gpu:0", "gpu_run_mem_bytes"), ("app", "app_host_to_device_bytes")
 DEVICE = ("disk:vda", "disk_busy_seconds")
+TOOK_R, TOOK_W = ("disk:vda", "disk_read_wait_seconds"), ("disk:vda", "disk_write_wait_seconds")
+ONLY_DISK, PACED = ("stage", "process_only_disk_wait_percent"), ("app", "app_paced_seconds")
+GROUP = ("cgroup", "cgroup_cpu_seconds")
 GPU_ALL = ("gpu:0", "gpu_processes_sm_percent")
-GAUGES = {READY, DISK, COUNT, GPU, GPU_ALL, GPU_OWN, GPU_HELD}
+GAUGES = {READY, DISK, ONLY_DISK, COUNT, GPU, GPU_ALL, GPU_OWN, GPU_HELD}
 SECONDS = 10
 
 QUIET = {
@@ -75,6 +79,8 @@ CASES: list[tuple[str, str, Means]] = [
     ("data-storage", "data-bound", {WAIT: 0.8, DISK: 0.75, CPU: 0.2, READY: 0.2, READ: 5e6}),
     ("data-decoding", "data-bound", {WAIT: 0.9, **ONE_THREAD}),
     ("data-decoding", "data-bound", {WAIT: 0.9, CPU: 0.2, READY: 1.0, HELD: 9.0, PERIODS: 10.0}),
+    ("data-decoding", "data-bound", {WAIT: 0.6, CPU: 7.0, READY: 7.2, DISK: 0.4, COUNT: 8.0}),
+    ("data-storage", "data-bound", {WAIT: 0.9, CPU: 0.7, READY: 0.7, DISK: 5.0, READ: 5e6}),
     ("data-machine", "data-bound", {WAIT: 0.9, DISK: 0.4, CPU: 0.1, READ: 5e6, PSI_IO: 0.9}),
     ("data-machine", "data-bound", {WAIT: 0.9, CPU: 0.1, READ: 5e6, DEVICE: 0.5}),
     ("data-machine", "data-bound", {WAIT: 0.9, CPU: 0.1, READ: 5e6, PSI_IO: 0.05, BUSY: 15.0}),
@@ -91,7 +97,13 @@ CASES: list[tuple[str, str, Means]] = [
     ("cpu-one", "CPU-bound", {GPU: 70.0, GPU_ALL: 70.0, GPU_OWN: 45.0, **ONE_THREAD}),
     ("gpu-busy", "GPU-bound", {GPU: 99.0, GPU_ALL: 99.0, GPU_OWN: 85.0, **ONE_THREAD}),
     ("memory-stall", "memory-bound", {PSI_MEM: 0.4, FAULTS: 900.0, DISK: 0.8, READ: 4e6}),
+    (
+        "memory-stall",
+        "memory-bound",
+        {PSI_MEM: 0.08, FAULTS: 900.0, DISK: 0.8, READ: 4e6, CPU: 0.1, BUSY: 8.1, COUNT: 16.0},
+    ),
     ("cpu-quota", "CPU-bound", {CPU: 0.3, READY: 1.0, HELD: 9.0, PERIODS: 10.0}),
+    ("cpu-quota", "CPU-bound", {CPU: 0.4, GROUP: 0.41, HELD: 10.0, PERIODS: 10.0}),  # its threads
     ("steal", "contention", {**ONE_THREAD, STEAL: 1.2, BUSY: 2.0}),
     ("steal", "contention", {CPU: 0.4, READY: 1.0, BUSY: 0.45, STEAL: 0.6, COUNT: 16.0}),
     ("neighbour", "contention", {CPU: 0.5, READY: 1.0, BUSY: 4.0, PSI_CPU: 0.9}),
@@ -103,6 +115,16 @@ CASES: list[tuple[str, str, Means]] = [
     ("cpu-one", "CPU-bound", {**ONE_THREAD, BUSY: 4.0, PSI_CPU: 0.9}),  # it had a CPU of its own
     ("cpu-some", "CPU-bound", {CPU: 2.2, READY: 2.3, BUSY: 2.3}),
     ("disk-machine", "disk-bound", {CPU: 0.1, READY: 0.1, READ: 5e6, DEVICE: 0.9}),
+    (
+        "disk-machine",
+        "disk-bound",
+        {CPU: 0.1, READY: 0.1, READ: 5e6, DEVICE: 0.9, TOOK_R: 2.0, TOOK_W: 0.0},
+    ),
+    (
+        "idle",
+        "idle",  # ticks in which requests began; all together they took a hundredth
+        {CPU: 0.1, READY: 0.1, READ: 5e6, DEVICE: 0.9, TOOK_R: 0.01, TOOK_W: 0.0},
+    ),
     ("network", "network-bound", {CPU: 0.1, READY: 0.1, RX: 12e6}),
     ("idle", "idle", {CPU: 0.02, READY: 0.01}),
     ("mixed", "unknown", {CPU: 0.3, READY: 0.35, DISK: 0.3, READ: 1e6}),
@@ -127,6 +149,9 @@ def test_every_rule_is_somewhere_the_one_that_decides() -> None:
         ({PSI_MEM: 0.9, **ONE_THREAD}, "memory-stall"),  # a neighbour's memory, no faults here
         ({PSI_MEM: 0.05, FAULTS: 900.0, **ONE_THREAD}, "memory-stall"),
         ({HELD: 9.0, PERIODS: 10.0, CPU: 0.1, READY: 0.1}, "cpu-quota"),  # it wanted none
+        ({HELD: 9.0, PERIODS: 10.0, CPU: 0.1, GROUP: 0.5}, "cpu-quota"),  # others used it up
+        ({HELD: 9.0, PERIODS: 10.0, CPU: 0.1, GROUP: 0.01}, "cpu-quota"),  # not its group
+        ({PSI_MEM: 0.015, FAULTS: 900.0, BUSY: 40.0, COUNT: 64.0}, "memory-stall"),
         ({HELD: 0.2, PERIODS: 10.0, **ONE_THREAD}, "cpu-quota"),
         ({STEAL: 2.0, BUSY: 2.0}, "steal"),
         ({**ONE_THREAD, STEAL: 0.3, BUSY: 3.6}, "steal"),
@@ -155,8 +180,46 @@ def test_other_rules_that_hold_are_told_beside() -> None:
     found = judged(QUIET | slowed)
     assert found["rule"] == "data-decoding"
     assert [one["rule"] for one in found["also"]] == ["cpu-quota"]
+    decoders = judged(QUIET | {WAIT: 0.6, CPU: 7.0, READY: 7.2, DISK: 0.4, COUNT: 8.0})
+    assert [one["rule"] for one in decoders["also"]] == ["cpu-all"]
+    reads = judged(QUIET | {CPU: 1.6, READY: 1.6, DISK: 0.4, ONLY_DISK: 40.0, READ: 5e6})
+    assert (reads["rule"], [one["rule"] for one in reads["also"]]) == ("cpu-some", ["disk-share"])
     some = judged(QUIET | ONE_THREAD | {WAIT: 0.3})
     assert (some["rule"], [one["rule"] for one in some["also"]]) == ("cpu-one", ["data-share"])
+
+
+@pytest.mark.parametrize(("median", "rule"), [(0.0, "disk-read"), (3.2, "cpu-some")])
+def test_what_first_reads_and_then_computes_waits_for_its_disk(median: float, rule: str) -> None:
+    """Threads that compute behind a first one that waits show in the median of the CPUs in use."""
+    means = QUIET | {READY: 1.6, DISK: 0.6, ONLY_DISK: 60.0, READ: 5e6}
+    means.pop(CPU)
+    found = judged(means, more=[replace(row(CPU, 3.2), p50=median)])
+    assert found["rule"] == rule
+    assert [one["rule"] for one in found["also"]] == (
+        ["cpu-some"] if rule == "disk-read" else ["disk-share"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("usable", "rule", "says"),
+    [
+        (4, "cpu-all", "it used 3.90 of the 4 CPUs that the run may use, of the machine's 64 CPUs"),
+        (64, "cpu-some", "it used 3.90 CPUs"),
+        (None, "cpu-some", "it used 3.90 CPUs"),
+    ],
+)
+def test_all_cpus_are_those_that_the_run_may_use(usable: int | None, rule: str, says: str) -> None:
+    means = QUIET | {CPU: 3.9, READY: 4.0, BUSY: 4.0, COUNT: 64.0}
+    found = judged(means, a_run(environment={"cpu_usable": usable}))
+    assert (found["rule"], found["sentence"]) == (rule, says)
+
+
+def test_a_load_that_comes_by_the_clock_is_said() -> None:
+    told = judged(QUIET | ONE_THREAD | {PACED: 0.8})
+    assert told["rule"] == "cpu-one"
+    assert "for 80 % of its time its load came by a timetable" in told["sentence"]
+    assert PACED in {(one["entity"], one["metric"]) for one in told["evidence"]}
+    assert "timetable" not in judged(QUIET | ONE_THREAD | {PACED: 0.3})["sentence"]
 
 
 # --- what is missing ------------------------------------------------------------------------------
@@ -264,6 +327,11 @@ ANY = st.fixed_dictionaries(
         GPU_HELD: st.floats(0, 1e10),
         WAIT: st.floats(0, 1),
         LO_RX: st.floats(0, 1e9),
+        ONLY_DISK: st.floats(0, 100),
+        GROUP: st.floats(0, 8),
+        PACED: st.floats(0, 1),
+        TOOK_R: st.floats(0, 8),
+        TOOK_W: st.floats(0, 8),
     }
 )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ import json, sys
 from pathlib import Path
 from telemetry.record import record_command
 from telemetry.settings import TelemetrySettings
-name, command, out = json.loads(sys.argv[1])
+name, command, out, groups = json.loads(sys.argv[1])
+for group in groups:
+    (Path(group) / "cgroup.procs").write_text("0")
 settings = TelemetrySettings(collectors=("guest",))
 folder, code = record_command(name, command, Path(out), settings)
 print(folder.profile_json)
@@ -37,10 +41,14 @@ def needs(*controllers: str) -> None:
             pytest.skip(f"needs root and a control group with {controller}: {why}")
 
 
-def judged(runs: Path, load: str, **settings: Any) -> dict[str, Any]:
-    """Record a load in a process of its own, which adopts orphans; the verdict on it."""
+def judged(runs: Path, load: str, within: Sequence[Path] = (), **settings: Any) -> dict[str, Any]:
+    """Record a load in a process of its own, which adopts orphans; the verdict on it.
+
+    ``within``: control groups that all of it is in, the recorder too.
+    """
     module = [sys.executable, "-m", "tests.study.verdict_loads", load, str(SECONDS)]
-    given = json.dumps([STAGE, [*module, json.dumps(settings)], str(runs)])
+    command = [*module, json.dumps(settings)]
+    given = json.dumps([STAGE, command, str(runs), [str(one) for one in within]])
     done = subprocess.run([sys.executable, "-c", RECORD, given], check=True,
                           stdout=subprocess.PIPE, text=True)  # fmt: skip
     verdict: dict[str, Any] = json.loads(Path(done.stdout.strip()).read_text())["verdicts"][0]
@@ -64,6 +72,26 @@ def test_a_cpu_quota(tmp_path: Path) -> None:
     with group("cpu", {"cpu.cfs_quota_us": "20000"}) as folder:
         found = judged(tmp_path / "runs", "one_thread", join=[str(folder)])
     assert (found["verdict"], found["rule"]) == ("CPU-bound", "cpu-quota"), found
+
+
+def test_a_quota_below_half_a_cpu_and_threads_behind_a_sleeping_first_one(tmp_path: Path) -> None:
+    """Nobody is seen ready to run; what the group used, and who used it, is."""
+    needs("cpu")
+    with contextlib.ExitStack() as groups:
+        within = [groups.enter_context(group("cpu", {"cpu.cfs_quota_us": "40000"}))]
+        if why_not("cpuacct") is None:
+            within.append(groups.enter_context(group("cpuacct", {})))
+        found = judged(tmp_path / "runs", "behind_a_sleeper", within)
+    assert (found["verdict"], found["rule"]) == ("CPU-bound", "cpu-quota"), found
+
+
+def test_what_reads_first_and_then_computes_on_all_cpus(tmp_path: Path, data: Path) -> None:
+    needs("io")
+    limit = {"blkio.throttle.read_bps_device": f"{device_of(tmp_path)} 6000000"}
+    with group("io", limit) as folder:
+        found = judged(tmp_path / "runs", "read_then_compute", path=str(data), cold=True, digest=0,
+                       reading=0.65, join=[str(folder)])  # fmt: skip
+    assert (found["verdict"], found["rule"]) == ("disk-bound", "disk-read"), found
 
 
 def test_a_throttled_disk(tmp_path: Path, data: Path) -> None:

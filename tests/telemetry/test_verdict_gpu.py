@@ -44,6 +44,17 @@ def test_the_use_by_all_counts_where_the_runs_memory_lies() -> None:
     )
 
 
+def test_how_full_it_was_and_of_how_many_gpus_is_said() -> None:
+    """A kernel can be resident all the time on one multiprocessor of many."""
+    sm = ("gpu:0", "gpm_sm_util_percent")
+    found = judged(BUSY_CPU | {GPU: 98.0, GPU_OWN: 97.0, GPU_1: 3.0}, more=[row(sm, 5.0)])
+    assert found["sentence"] == (
+        "gpu:0 worked for 97 % of its time; 5 % of its multiprocessors were busy on average; it is "
+        "one of 2 GPUs, and the one that worked the most"
+    )
+    assert evidence(found) == [(*GPU_OWN, "mean"), (*sm, "mean")]
+
+
 @pytest.mark.parametrize("metric", ["app_host_to_device_bytes", "app_device_to_host_bytes"])
 def test_an_older_driver_does_where_the_stage_copied_to_or_from_a_gpu(metric: str) -> None:
     found = judged(
