@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from telemetry.settings import TelemetrySettings
 FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _AWAITED = FORWARDED | {signal.SIGCHLD}
 _CHECK_S = 1.0
+_LOOK_S = 0.01
+_REAP_S = 30.0
+"""So long what was killed may take to end: to free its memory, say."""
 _SI_KERNEL = 0x80
 """si_code of a signal that the terminal sent, to every process in it (asm-generic/siginfo.h)."""
 
@@ -79,9 +83,9 @@ def _run(session: Session, name: str, command: list[str]) -> int:
     _, status, usage = os.wait4(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     reason = None if code == 0 else f"exit code {code}" if code > 0 else signal.Signals(-code).name
-    left = _end_orphans({*others, *session.recording.pids()})
-    if left:
-        session.record["losses"].append(f"{name} left processes running: {len(left)}, now ended")
+    session.keeper.stop()  # a recorder that it starts would pass for one of what was left
+    left, kept = _end_orphans({*others, *session.recording.pids()})
+    session.record["losses"] += _told(name, left, kept)
     entry |= {
         "status": "finished" if code == 0 else "failed",
         "reason": reason,
@@ -90,6 +94,18 @@ def _run(session: Session, name: str, command: list[str]) -> int:
         "command": command,
     }
     return code if code >= 0 else 128 - code
+
+
+def _told(name: str, ended: list[resource.struct_rusage], kept: set[int]) -> Iterator[str]:
+    """What is to be said of the processes that a command left."""
+    if ended:
+        yield f"{name} left processes running: {len(ended)}, now ended"
+    if kept:
+        numbers = ", ".join(map(str, sorted(kept)))
+        yield (
+            f"{name} left processes that do not end when killed, as a driver or disk holds them: "
+            f"{numbers}; they are left behind, and not in its account"
+        )
 
 
 @contextlib.contextmanager
@@ -113,16 +129,40 @@ def _follow(pid: int) -> None:
         pass  # the Ctrl-C that ended the command was meant for it, and is not to end the report
 
 
-def _end_orphans(spare: set[int]) -> list[resource.struct_rusage]:
-    """Kill what came to this process since the command began; the kernel's account of each."""
-    usages = []
-    while left := _children() - spare:
+def _end_orphans(spare: set[int]) -> tuple[list[resource.struct_rusage], set[int]]:
+    """Kill what came to this process since the command began.
+
+    Returns the kernel's account of each, and those that did not end in time.
+    """
+    usages: list[resource.struct_rusage] = []
+    kept: set[int] = set()
+    while left := _children() - spare - kept:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        deadline_s = time.monotonic() + _REAP_S
+        for pid in left:
             with contextlib.suppress(ChildProcessError):
-                usages.append(os.wait4(pid, 0)[2])
-    return usages
+                usage = _reaped(pid, deadline_s)
+                if usage is None:
+                    kept.add(pid)
+                else:
+                    usages.append(usage)
+    return usages, kept
+
+
+def _reaped(pid: int, deadline_s: float) -> resource.struct_rusage | None:
+    """The kernel's account of a child once it has ended; None if it does not in time.
+
+    Raises ChildProcessError where there is no such child.
+    """
+    while True:
+        ended, _, usage = os.wait4(pid, os.WNOHANG)
+        if ended:
+            return usage
+        if time.monotonic() > deadline_s:
+            return None
+        time.sleep(_LOOK_S)
 
 
 def _together(usages: list[resource.struct_rusage]) -> dict[str, Any]:

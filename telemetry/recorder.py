@@ -142,8 +142,11 @@ class Recorder:
         deadline_s = time.monotonic() + JOIN_S
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
-        for worker in self._workers.values():
-            worker.close()
+        for name, worker in self._workers.items():
+            try:
+                worker.close()
+            except OSError as error:  # some file systems tell only now that they kept not all
+                worker.lose(f"{name}: its last samples may be missing: {error.strerror}")
 
     def losses(self) -> list[str]:
         """What was lost so far, a sentence each."""
@@ -218,6 +221,8 @@ def main() -> None:
     terminated, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda number, frame: None)
+    # Who started it may wait for signals with all of them blocked: a mask is inherited.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two files per process stay open
     given = json.loads(sys.argv[1])

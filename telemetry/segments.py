@@ -95,9 +95,9 @@ class SegmentWriter:
         """Make more series known: the next batch begins a segment whose metadata has them."""
         fresh = {(one.entity, one.metric.name): one for one in series}
         if any(self._series.get(key) != one for key, one in fresh.items()):
-            self.close()
             self._series |= fresh
             self._metrics |= {one.metric.name: one.metric for one in series}
+            self.close()
 
     def write(self, rows: Sequence[Sample]) -> None:
         """Append one batch, unless it is empty, and hand it to the operating system.
@@ -124,13 +124,21 @@ class SegmentWriter:
             raise
 
     def close(self) -> None:
-        """End the segment; the next batch begins a new one. A full disk here costs nothing."""
+        """End the segment; the next batch begins a new one. A full disk here costs nothing.
+
+        Raises OSError where the file system says only now that it kept not all, as NFS may: the
+        segment is given up all the same.
+        """
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
                 self._writer.close()
                 self._flush()
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._release()
+
+    def _release(self) -> None:
+        """Close the file. Its number is forgotten first: if closing fails it is not ours either."""
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
     def _open(self) -> None:
         number = 0
@@ -185,8 +193,8 @@ class SegmentWriter:
                 os.ftruncate(self._descriptor, self._end)
             else:
                 self._path.unlink()
-        os.close(self._descriptor)
-        self._descriptor = -1
+        with contextlib.suppress(OSError):  # that the batch is lost is told anyway
+            self._release()
 
     def _batch(self, rows: Sequence[Sample]) -> pa.RecordBatch:
         ts_ns, series, values, starts_ns = zip(*rows, strict=True) if rows else ((),) * 4

@@ -16,7 +16,7 @@ from typing import Any
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.environment import environment
 from telemetry.handle import Handle
-from telemetry.recording import Recording
+from telemetry.recording import Keeper, Recording
 from telemetry.runfolder import RUN_SCHEMA, RunFolder, hold, new_run_id, point_latest_at
 from telemetry.settings import TelemetrySettings
 
@@ -70,6 +70,8 @@ class Session:
         point_latest_at(self._out, run_id)
         self.recording = Recording(self.folder.samples, self.clock, self._settings)
         self.recording.open()
+        self.keeper = Keeper(self.recording)
+        self.keeper.start()
 
     def close(self, status: str = "finished") -> None:
         """End the recorder, fetch vCenter's last windows, then write profile and report."""
@@ -77,6 +79,7 @@ class Session:
 
         if not self._is_owner():
             return
+        self.keeper.stop()
         self.recording.close()
         self.record["losses"] += self.recording.losses
         self.record |= {"status": status, "ended_ns": self.clock.now_ns()}
@@ -150,10 +153,17 @@ class Session:
         finally:
             if self._is_owner():
                 after = _usage()
-                handle.close()
+                self._close(handle, entry["name"])
                 rusage = {name: after[name] - before[name] for name in after}
                 rusage["max_rss_bytes"] = after["max_rss_bytes"]
                 self.end(entry, status=status, reason=reason, rusage=rusage)
+
+    def _close(self, handle: Handle, stage: str) -> None:
+        try:
+            handle.close()
+        except OSError as error:  # some file systems tell only now that they kept not all
+            loss = f"{stage}: not all that it counted is on disk: {error.strerror}"
+            self.record["losses"].append(loss)
 
     def _is_owner(self) -> bool:
         """False in a fork of the process that opened this: leaving its block there ends nothing."""

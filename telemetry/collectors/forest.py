@@ -15,17 +15,26 @@ from dataclasses import dataclass, field
 
 from telemetry.collectors.machine import read_file
 from telemetry.collectors.procfs import parse_status
-from telemetry.collectors.proctree import Bytes, Key, Process, Reading, TreeAccount, Usage
+from telemetry.collectors.proctree import (
+    DISK_WAIT,
+    Bytes,
+    Key,
+    Process,
+    Reading,
+    TreeAccount,
+    Usage,
+)
 
 OWN = "recorder"
 """Entity of the recorder's own tree: it belongs to no other, whoever started it."""
 SLOW_SHARE = 5
-"""The I/O of a process whose other figures stand still is read in one look of this many.
+"""The I/O of a process whose other figures stand still is read in one look of this many, unless it
+waits for a disk.
 
 So is a kernel thread as a whole: a large machine has thousands of them, nearly all asleep.
 """
-_READY, _DISK_WAIT = b"R", b"D"
-"""States of /proc/<pid>/stat: running or ready to; uninterruptible sleep, mostly for a disk."""
+_READY = b"R"
+"""State of /proc/<pid>/stat: running or ready to."""
 _OTHER_FILES = 64
 """Files that the recorder has open besides two for each process."""
 
@@ -322,7 +331,7 @@ class Forest:
             threads=sum([stat.threads for stat in stats]),
             processes=len(stats),
             ready=states.count(_READY),
-            disk_waits=states.count(_DISK_WAIT),
+            disk_waits=states.count(DISK_WAIT),
             peak_rss_bytes=tree.peak_rss_bytes if tree is not None else 0,
             swap_bytes=tree.swap_bytes if tree is not None else 0,
         )

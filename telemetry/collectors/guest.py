@@ -56,7 +56,10 @@ class GuestCollector:
     losses: list[str] = field(default_factory=list, init=False)
 
     def open(self) -> Sequence[Series]:
-        """Open the files of the kernel and keep them; what is missing is absent with a reason."""
+        """Open the files of the kernel and keep them; what is missing is absent with a reason.
+
+        Raises what a file raises that is not as the kernel writes it; nothing stays open then.
+        """
         self._lock = threading.Lock()
         self._machine: Machine = open_machine(self.proc, self.sys)
         self._forest = Forest(str(self.proc))
@@ -75,7 +78,11 @@ class GuestCollector:
                 if self.folder is not None
             ),
         ]
-        self._all = self._all_series()
+        try:
+            self._all = self._all_series()
+        except BaseException:
+            self.close()
+            raise
         return [*self._machine.series, *self._machine.absent, *self._fixed, *self._all]
 
     @property
@@ -295,7 +302,9 @@ def _series(entity: str, metric: Metric, no_io: str | None, why: str | None = No
 
 def _why_hidden(proc: Path) -> str | None:
     """Why the processes that are seen are not all of the machine's."""
-    if not (proc / "1/stat").exists():
+    try:
+        (proc / "1/stat").stat()  # exists() raises where one may not look
+    except OSError:
         return f"{proc} hides other users' processes (hidepid)"
     try:
         namespace = (proc / "self/ns/pid").readlink().name

@@ -88,13 +88,19 @@ _PID_STAT, _PID_IO = (
     "/proc/<pid>/stat, summed over the tree",
     "/proc/<pid>/io, summed over the tree",
 )
+_READ_CALLS = (
+    "bytes read by calls of the read family (rchar): neither recv on sockets nor mapped files"
+)
+_WRITE_CALLS = (
+    "bytes written by calls of the write family (wchar): neither send on sockets nor mapped files"
+)
 _USAGE = (
     CPU["user"],
     CPU["system"],
     _counter("page_faults_minor", "1", "page faults without storage", _PID_STAT),
     _counter("page_faults_major", "1", "page faults that waited for storage", _PID_STAT),
-    _counter("io_read_calls_bytes", "B", "bytes read through system calls (rchar)", _PID_IO),
-    _counter("io_write_calls_bytes", "B", "bytes written through system calls (wchar)", _PID_IO),
+    _counter("io_read_calls_bytes", "B", _READ_CALLS, _PID_IO),
+    _counter("io_write_calls_bytes", "B", _WRITE_CALLS, _PID_IO),
     _counter("io_read_bytes", "B", "bytes that storage had to deliver (read_bytes)", _PID_IO),
     _counter("io_write_bytes", "B", "bytes made dirty for storage (write_bytes)", _PID_IO),
     _counter(

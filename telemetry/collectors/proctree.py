@@ -24,6 +24,8 @@ NOTHING: Usage = (0,) * len(USAGE)
 _NO_IO = Io(0, 0, 0, 0, 0)
 _DEAD = b"X"
 """State of a process that is being reaped: its parent may have its counters already."""
+DISK_WAIT = b"D"
+"""State of an uninterruptible sleep, mostly for a disk; of a process, that of its first thread."""
 
 Bytes = tuple[bytes, bytes]
 """What /proc/<pid>/stat and /proc/<pid>/io said at one moment."""
@@ -219,6 +221,7 @@ class Process:
             self.io_error = error
         self._stat_bytes, self._io_bytes = b"", b""
         self._read_bytes = b"", b""
+        self._waits = False
         self._io_values = _NO_IO
         self.last: Reading | None = None
         self.is_kernel_thread = False
@@ -226,7 +229,8 @@ class Process:
     def look(self, *, with_io: bool = True) -> Reading | None:
         """The process now; None once it has been waited for.
 
-        Without ``with_io`` its I/O is read only where something else has moved.
+        Without ``with_io`` its I/O is read only where something else has moved, or while it waits
+        for a disk: that takes no CPU time that is seen, and is when its I/O moves.
         """
         found = self.read(with_io=with_io)
         return None if found is None else self.take(found)
@@ -238,7 +242,10 @@ class Process:
         except ProcessLookupError:
             return None
         before, io_bytes = self._read_bytes
-        if (with_io or stat_bytes != before) and self.io_error is None:
+        if stat_bytes != before:
+            with_io = True  # so it is after a wait, too
+            self._waits = _state(stat_bytes) == DISK_WAIT
+        if (with_io or self._waits) and self.io_error is None:
             try:  # noqa: SIM105 - so often that a context manager is felt
                 io_bytes = os.pread(self._io, 512, 0)
             except OSError:
@@ -266,3 +273,8 @@ class Process:
         os.close(self._stat)
         if self._io >= 0:
             os.close(self._io)
+
+
+def _state(stat_bytes: bytes) -> bytes:
+    at = stat_bytes.rfind(b")") + 2
+    return stat_bytes[at : at + 1]

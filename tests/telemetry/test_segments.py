@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -201,3 +202,57 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
     one.close()
     one.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+MACHINE_CPU = Series(entity="machine", metric=CPU)
+
+
+def close_behind_its_back(folder: Path) -> int:
+    """Close the file of the only segment in a folder; returns the number that it had."""
+    (path,) = folder.glob("*.arrows")
+    for link in Path("/proc/self/fd").iterdir():
+        if link.exists() and link.samefile(path):
+            os.close(int(link.name))
+            return int(link.name)
+    raise AssertionError(f"{path} is not open")
+
+
+def test_a_close_that_fails_is_told_and_its_number_is_no_longer_ours(tmp_path: Path) -> None:
+    one = writer(tmp_path / "samples", MACHINE_CPU)
+    (tmp_path / "samples").mkdir()
+    one.write([Sample(1, MACHINE_CPU, 1.0)])
+    number = close_behind_its_back(tmp_path / "samples")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        one.close()
+    with (tmp_path / "another").open("wb") as file:
+        assert file.fileno() == number
+        one.close()
+        one.write([Sample(2, MACHINE_CPU, 2.0)])
+        one.close()
+        assert os.fstat(number).st_size == 0
+    assert read_samples(tmp_path / "samples").table.num_rows == 2
+
+
+def test_series_that_are_declared_while_a_close_fails_are_known(tmp_path: Path) -> None:
+    one, watts = writer(tmp_path, MACHINE_CPU), Series(entity="gpu", metric=WATTS)
+    one.write([Sample(1, MACHINE_CPU, 1.0)])
+    close_behind_its_back(tmp_path)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        one.declare([watts])
+    one.write([Sample(2, watts, 2.0, 1)])
+    one.close()
+    assert read_samples(tmp_path).metrics == {"cpu_s": CPU, "power_w": WATTS}
+
+
+def test_a_batch_that_fails_with_its_file_is_told_as_it_failed(tmp_path: Path) -> None:
+    one = writer(tmp_path, MACHINE_CPU)
+    one.write([Sample(1, MACHINE_CPU, 1.0)])
+    number = close_behind_its_back(tmp_path)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        one.write([Sample(2, MACHINE_CPU, 2.0)])
+    with (tmp_path / "another").open("wb") as file:
+        assert file.fileno() == number
+        one.write([Sample(3, MACHINE_CPU, 3.0)])
+        one.close()
+        assert os.fstat(number).st_size == 0
+    assert sorted(read_samples(tmp_path).table["ts_ns"].to_pylist()) == [1, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from telemetry.clock import Clock
 from telemetry.collectors.forest import SLOW_SHARE, Forest, TreeState
 from telemetry.collectors.guest import GuestCollector
+from telemetry.collectors.proctree import USAGE
 from telemetry.samples import Sample
 
 STAT = (
@@ -42,6 +44,7 @@ def put(
     flags: int = USER,
     ticks: int = 5,
     reaped: tuple[int, int] = (0, 0),
+    read_bytes: int = 0,
 ) -> None:
     """``reaped``: faults and ticks of children that it has waited for."""
     folder = proc / str(pid)
@@ -49,8 +52,9 @@ def put(
     told = {"pid": pid, "ppid": ppid, "state": state, "flags": flags, "ticks": ticks}
     told |= {"reaped_faults": reaped[0], "reaped_ticks": reaped[1]}
     (folder / "stat").write_text(STAT.format(**told, start=100 + pid))
-    (folder / "io").write_text(f"rchar: {ticks}\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\n"
-                               "write_bytes: 0\ncancelled_write_bytes: 0\n")  # fmt: skip
+    (folder / "io").write_text(f"rchar: {ticks}\nwchar: 0\nsyscr: 0\nsyscw: 0\n"
+                               f"read_bytes: {read_bytes}\nwrite_bytes: 0\n"
+                               "cancelled_write_bytes: 0\n")  # fmt: skip
     (folder / "status").write_text("Name:\ta\n")
 
 
@@ -90,6 +94,31 @@ def test_kernel_threads_are_asked_in_turn_and_all_of_them_when_it_counts(tmp_pat
     shutil.rmtree(tmp_path / "10")
     assert forest.scan()[1].processes == 20
     forest.close()
+
+
+def growth_bytes(proc: Path, states: str) -> list[int]:
+    """What a stage reads by each look, where it reads 500 kB in between and uses no CPU time."""
+    read_bytes = USAGE.index("read_bytes")
+    put(proc, 40, 1, states[0])
+    forest = Forest(str(proc))
+    forest.watch("stage:x", 40)
+    totals = [forest.scan()[0]["stage:x"].usage[read_bytes]]
+    for look, state in enumerate(states[1:], 1):
+        put(proc, 40, 1, state, read_bytes=500_000 * look)
+        totals.append(forest.sample()["stage:x"].usage[read_bytes])
+    forest.close()
+    return [after - before for before, after in itertools.pairwise(totals)]
+
+
+def test_what_waits_for_a_disk_is_seen_to_read_at_every_look(tmp_path: Path) -> None:
+    assert growth_bytes(tmp_path / "waits", 21 * "D") == 20 * [500_000]
+    turns = growth_bytes(tmp_path / "then", 11 * "D" + 10 * "S")
+    assert turns[:11] == 11 * [500_000], "at the look after the last wait, too"
+
+
+def test_the_io_of_what_sleeps_is_read_in_turn(tmp_path: Path) -> None:
+    grown = growth_bytes(tmp_path, 21 * "S")
+    assert sorted(grown) == 16 * [0] + 4 * [SLOW_SHARE * 500_000]
 
 
 def test_a_recorder_below_a_stage_is_not_taken_for_dead_between_two_looks_at_all(
