@@ -10,7 +10,8 @@ from infra.device import Device
 
 STATUS = Path("/proc/self/status")
 CUDA_BLOCK_BYTES = 512
-"""torch's CUDA allocator rounds up to it (kMinBlockSize in CUDACachingAllocator)."""
+"""torch's CUDA allocator rounds up to it (kMinBlockSize in CUDACachingAllocator). A block of more
+than 1 MiB may be up to 1 MiB larger: so much is not split off (kSmallSize), and counts."""
 CUDA_HOW = "torch.cuda.max_memory_allocated over what was allocated before"
 CPU_HOW = (
     "coarse: the process's largest resident memory (VmHWM) over what was resident before; code "
@@ -67,7 +68,12 @@ class ProcessPeak:
 
 
 class CudaPeak:
-    """The peak of this process's tensors on one GPU. Sets torch's peak mark back."""
+    """The peak of what torch's allocator gave out on one GPU. Sets torch's peak mark back.
+
+    That is tensors, in blocks that may be larger than they, and cuBLAS's workspaces: by PyTorch's
+    default 32 MiB each on GPUs of compute capability 9.0 and ``:4096:2:16:8`` (KiB, number) on
+    others, for each thread that multiplies. Those taken before this is made are in no figure.
+    """
 
     def __init__(self, device: Device) -> None:
         import torch

@@ -65,11 +65,18 @@ class ServerSettings:
     token_env: str | None = None
     max_body_bytes: int = 4 << 20
     max_rows: int = 4_096
+    """Of one request, which is a batch by itself where it has more than ``max_batch_rows``."""
     max_batch_rows: int = 256
+    """What several requests may have together to share a batch."""
     max_waiting_rows: int = 8_192
     max_ahead_s: float | None = 86_400.0
     """A payment from further in the future is refused: it would push a card's past out."""
     max_connections: int = 2_048
+
+    @property
+    def largest_batch_rows(self) -> int:
+        """The most that a batch can have: of one request, or of several that share it."""
+        return max(self.max_rows, self.max_batch_rows)
 
     def token(self) -> bytes | None:
         """The token to ask for; raises ValueError if the variable is named and not set."""
@@ -157,14 +164,13 @@ class App:
         await send({"type": "http.response.body", "body": reply.body})
         if reply.work is not None:
             self._stats.answered(arrived_ns, reply.work, time.monotonic_ns())
-        elif reply.status >= 400 and scope["path"].endswith(f"/{PAYMENTS}/infer"):
+        elif reply.status >= 400 and self._is_scoring(_at_model(scope)):
             self._stats.failed(time.monotonic_ns() - arrived_ns)
 
     async def _reply(self, scope: Message, receive: Receive) -> Reply:
-        path = scope["path"].rstrip("/")
+        path, at_model = scope["path"].rstrip("/"), _at_model(scope)
         if path not in OPEN_PATHS:
             self._check_token(scope)
-        at_model = MODEL_PATH.fullmatch(path)
         if at_model is None:
             _check_method(scope, "GET")
             return await self._about_server(path)
@@ -204,6 +210,12 @@ class App:
                 f"{name} has no version {str(version)[:80]!r}; it is at {served.spec.version!r}",
             )
         return served
+
+    def _is_scoring(self, at_model: re.Match[str] | None) -> bool:
+        """Whether a path is one at which payments are scored: those that fail there are counted."""
+        if at_model is None or (at_model["model"], at_model["verb"]) != (PAYMENTS, "infer"):
+            return False
+        return at_model["version"] in (None, self._models[PAYMENTS].spec.version)
 
     async def _infer(self, served: Served, scope: Message, receive: Receive) -> Reply:
         headers = dict(scope["headers"])
@@ -258,6 +270,11 @@ class App:
                 f'send the header "Authorization: Bearer TOKEN" with the token that the server '
                 f"has in {self._settings.token_env}",
             )
+
+
+def _at_model(scope: Message) -> re.Match[str] | None:
+    """The model, version and verb in the path of a request; None where it names no model."""
+    return MODEL_PATH.fullmatch(scope["path"].rstrip("/"))
 
 
 async def _read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:

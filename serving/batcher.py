@@ -38,6 +38,7 @@ class Waiting(NamedTuple, Generic[Job, Answer]):
 class Batcher(Generic[Job, Answer]):
     """Runs ``answer`` over batches of jobs of one type, in order; then ``settle``.
 
+    A batch has ``max_batch_rows`` at most, or is one job alone that has more.
     ``waited`` is told the seconds that the jobs of a batch waited, in sum. An error of ``answer``
     goes to every job of its batch, and the next batch goes on.
     """

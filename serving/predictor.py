@@ -14,11 +14,13 @@ from typing import Protocol as TypingProtocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export.passes import move_to_device_pass
 
 from features.contracts import FEATURES
 from features.event_table import StoreUnavailableError
 from features.online import Labels, Lookup, OnlineFeatures, Payments
+from infra.tensor_memory import LiveTensors
 from serving.protocol import ModelSpec, ProtocolError, Tensor, Tensors
 from serving.stats import BatchTimes
 
@@ -70,6 +72,8 @@ class Model:
 
     def __init__(self, program: torch.nn.Module, version: str, device: str) -> None:
         self._program, self.version, self._device = program, version, device
+        self.largest_batch_rows = 0
+        """Of the batches that were given to it, those of the warm-up included."""
         self.copies: dict[str, int] = {}
         """Bytes copied since it was opened, weights, rows and answers; {} where nothing is."""
         if device != "cpu":
@@ -93,13 +97,32 @@ class Model:
             program = move_to_device_pass(program, device)
         return Model(program.module(), version, device)
 
-    def parameters_bytes(self, block_bytes: int = 1) -> int:
-        """What its weights and buffers take, each in whole blocks."""
-        sizes = (value.nbytes for value in self._program.state_dict().values())
-        return sum(-(-size // block_bytes) * block_bytes for size in sizes)
+    def parameters_bytes(self) -> int:
+        """What its weights and buffers take."""
+        return sum(one.nbytes for one in self._kept())
+
+    def predicted_bytes(self, rows: int, block_bytes: int = 1) -> tuple[int, int]:
+        """What it keeps on its device, and the most that one call on so many rows makes there.
+
+        The program is run under torch's ``FakeTensorMode``: its tensors have shapes and no
+        contents, and nothing is taken of the device. Each counts in whole blocks. What kernels
+        take for themselves, cuBLAS's workspace above all, is not in it.
+        """
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            kept = [fake.from_tensor(one) for one in self._kept()]
+            with torch.inference_mode(), LiveTensors(block_bytes=block_bytes) as live:
+                for one in kept:
+                    one.view(one.shape)  # so that a view of a weight within the call is not new
+                kept_bytes = live.bytes
+                self._program(torch.empty(rows, len(FEATURES), device=self._device))
+        return kept_bytes, live.peak_bytes - kept_bytes
+
+    def _kept(self) -> list[torch.Tensor]:
+        return [*self._program.parameters(), *self._program.buffers()]
 
     def predict(self, features: NDArray[np.float64]) -> NDArray[np.float32]:
         """Fraud probability of each row, float32 [n]; it is there, and no work is left queued."""
+        self.largest_batch_rows = max(self.largest_batch_rows, len(features))
         with torch.inference_mode():
             inputs = torch.from_numpy(features).to(torch.float32)
             answer: torch.Tensor = self._program(inputs.to(self._device))

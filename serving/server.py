@@ -105,7 +105,7 @@ def make_server(
     def warm_up() -> None:
         predictor.warm_up()
         if memory is not None:
-            memory.predict(predictor.model, settings.max_batch_rows)
+            memory.predict(predictor.model, settings.largest_batch_rows)
 
     app = App(predictor, settings, counting, memory)
     server = Server(app, settings, ready, warm_up)

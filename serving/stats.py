@@ -1,9 +1,11 @@
 """Where the time of a request goes in the server, and how another process reads it.
 
-Five parts follow each other from the moment a request is there until its answer is handed to the
-kernel: read, queue, features, model, answer. They leave nothing out, so that they sum to the time
-in the server. The requests of one batch share one call of features and of model: each of them
-waits for all of it, and it counts for each in full.
+Five parts follow each other from the moment a request's task first runs, its head being parsed,
+until its answer is handed to the event loop: read, queue, features, model, answer. They leave
+nothing out between the two, so that they sum to ``server``. Outside of it are what the loop lets a
+request wait before its task runs (bytes in the socket, the parser, the tasks before it), and an
+answer that the loop or the socket does not take at once. The requests of one batch share one call
+of features and of model: each of them waits for all of it, and it counts for each in full.
 
 Times are kept as counts in buckets 1/32 of an octave wide, which never grow and can be subtracted:
 two readings give the distribution between them, and a percentile is at most 3.2 % too high.

@@ -20,8 +20,10 @@ Scope = Literal["stage", "machine"]
 ON_CPU = "ran on the CPU: nothing is copied to a GPU"
 UNTOLD_COPIES = "the stage does not count what it copies to or from a GPU"
 UNTOLD_EPOCHS = "the stage does not count passes over its data"
+UNTOLD_EPOCH_BYTES = "the stage does not count what the steps of its epochs take from its table"
 _UNRECORDED = "the run did not record it"
 _EPOCHS = "app_epochs"
+_EPOCH_BYTES = "app_epoch_bytes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +65,10 @@ def data_moved(profile: Profile, run: Mapping[str, Any]) -> list[Entry]:
     """An entry for each measured stage of ``run`` (``run.json``), in its order.
 
     ``moved`` has bytes, source, scope and coverage of each movement; ``bytes`` is null where it was
-    not measured, and exactly then ``reason`` is a sentence. ``bytes_per_epoch`` is what the stage
-    read by calls over its passes, and ``bytes_per_epoch_of_input`` its share of the input. The
-    entry's own ``reason`` says what of growth and epochs is null, and why.
+    not measured, and exactly then ``reason`` is a sentence. ``bytes_per_epoch`` is what the steps
+    of a pass took from the stage's table, on the mean of all passes, and
+    ``bytes_per_epoch_of_input`` how many times the bytes of the stage's input that is. The entry's
+    own ``reason`` says what of growth and epochs is null, and why.
     """
     return [
         _entry(profile, run, stage)
@@ -138,16 +141,16 @@ def _why_no_copies(profile: Profile, run: Mapping[str, Any], stage: Mapping[str,
 def _epochs(profile: Profile, stage: str, reasons: list[str]) -> dict[str, float | None]:
     """Passes over the data, and the bytes of one; why there are none goes into ``reasons``."""
     passes = profile.find(stage, "app", _EPOCHS)
-    read = profile.find(stage, "stage", "io_read_calls_bytes")
+    taken = profile.find(stage, "app", _EPOCH_BYTES)
     said = profile.find(stage, DATA, "bytes_in")
     epochs = passes.total if passes else None
     each = share = None
     if not epochs:
         reasons.append(f"epochs: {_why(passes, UNTOLD_EPOCHS)}")
-    elif read is None or read.total is None:
-        reasons.append(f"bytes per epoch: {_why(read)}")
+    elif taken is None or taken.total is None:
+        reasons.append(f"bytes per epoch: {_why(taken, UNTOLD_EPOCH_BYTES)}")
     else:
-        each = read.total / epochs
+        each = taken.total / epochs
         share = each / said.total if said and said.total else None
     return {
         "epochs": epochs or None,

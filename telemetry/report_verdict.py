@@ -205,7 +205,8 @@ def _growth(told: Row) -> Html | None:
     if told.get("epochs") is not None:
         parts.append(f"Epochs: {short(float(told['epochs']))}")
         each = told.get("bytes_per_epoch")
-        parts.append(f", {human(each, 'B')} each. " if each is not None else ". ")
+        amount = None if each is None else human(each, "B")
+        parts.append(f"; the steps of each took {amount} from its table. " if amount else ". ")
     if told.get("reason"):
         parts.append(str(told["reason"]))
     return tag("p", parts, class_="note") if parts else None

@@ -18,6 +18,7 @@ from features import windows
 from features.contracts import FEATURES
 from features.online import Payments
 from serving.app import ServerSettings
+from serving.memory import ServingMemory
 from serving.predictor import Counting, Predictor
 from serving.server import make_server
 from telemetry.handle import NullHandle
@@ -83,7 +84,7 @@ class TinyNet(torch.nn.Module):
         return torch.sigmoid(self.layer(features / 100)).squeeze(1)
 
 
-def write_tiny_model(folder: Path, net: TinyNet | None = None) -> Path:
+def write_tiny_model(folder: Path, net: torch.nn.Module | None = None) -> Path:
     """A model folder as training leaves it, small."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = torch.export.Dim("rows", min=1)
@@ -96,7 +97,10 @@ def write_tiny_model(folder: Path, net: TinyNet | None = None) -> Path:
 
 @contextmanager
 def running(
-    predictor: Predictor, settings: ServerSettings, counting: Counting | None = None
+    predictor: Predictor,
+    settings: ServerSettings,
+    counting: Counting | None = None,
+    memory: ServingMemory | None = None,
 ) -> Iterator[int]:
     """Serve from a thread of this process; yields the port."""
     started, ports = threading.Event(), []
@@ -106,7 +110,7 @@ def running(
         started.set()
 
     server, listening = make_server(
-        predictor, settings, ready=ready, counting=counting or NullHandle()
+        predictor, settings, ready=ready, counting=counting or NullHandle(), memory=memory
     )
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.export import Dim
 
 from features.contracts import FEATURES
-from training.loop import Trained, state_digest
+from training.loop import Trained
+from training.repeatable import state_digest
 
 PROGRAM, DESCRIPTION, STATE = "model.pt2", "model.json", "state.pt"
 SCHEMA = "stagescope.model/1"

@@ -15,3 +15,8 @@ def shuffled(inputs: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]
     order = torch.randperm(len(labels)).to(labels.device)
     for chosen in torch.split(order, batch_size):
         yield inputs[chosen], labels[chosen]
+
+
+def gathered_bytes(inputs: Tensor, labels: Tensor) -> int:
+    """Bytes that all batches of one ``shuffled`` take from the table: each row once."""
+    return inputs.nbytes + labels.nbytes

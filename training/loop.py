@@ -14,7 +14,6 @@ threads is a setting, so that sums are made in one order on any machine.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -31,7 +30,7 @@ from infra.device import Device
 from training.batches import Handle, Rows
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.copies import ORDER_BYTES_PER_ROW, Copies
-from training.loader import shuffled
+from training.loader import gathered_bytes, shuffled
 from training.models.base import FraudModel, ModelSettings
 from training.repeatable import fingerprint, repeatable, stream
 from training.steps import StepClock, StepTimes, step_clock
@@ -103,6 +102,12 @@ class Trained:
     steps: StepTimes
     """Where the time of the steps went; those of an earlier, killed training are not in it."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether it made steps in each of its phases: none had been ended by an earlier one."""
+        now = {epoch.phase for epoch in self.history[self.resumed_epochs :]}
+        return now == {epoch.phase for epoch in self.history}
+
 
 def train(
     rows: Rows,
@@ -159,15 +164,6 @@ def probability(model: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
     """As ``score``, from raw features on the model's device, and answered there."""
     with torch.inference_mode():
         return torch.cat([model(part) for part in torch.split(features, SCORED_AT_ONCE)])
-
-
-def state_digest(module: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes and bits of a module's state."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +292,7 @@ class Fit:
         mean = float(total) / len(labels)  # waits for the device
         clock.end()
         self.context.handle.count("epochs")
+        self.context.handle.count("epoch_bytes", gathered_bytes(prepared, labels))
         return mean
 
     def logits(self, inputs: Tensor) -> Tensor:

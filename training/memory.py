@@ -5,7 +5,8 @@ under torch's ``FakeTensorMode``: every tensor has its shape and type and takes 
 would be alive is counted. So the prediction follows the code, for any model, batch and precision.
 It runs on fake tensors of the CPU also where the training will run on CUDA, because without a CUDA
 build a CUDA tensor cannot even be imitated; mixed precision is then the CPU's, whose lists name the
-same matrix products. What kernels take for themselves, cuBLAS's workspace above all, is not in it.
+same matrix products. What kernels take for themselves is not in it; on CUDA that is cuBLAS's
+workspaces above all, which ``take_workspaces`` takes before anything is measured.
 """
 
 from __future__ import annotations
@@ -48,14 +49,15 @@ class PredictedMemory:
     gradients_bytes: int
     optimiser_bytes: int
     activations_bytes: int
-    """What the forward half of a step leaves for its backward half."""
+    """What the forward half of a step leaves for its backward half; it grows with the batch."""
     averages_bytes: int
     """The running average of the weights, and the best ones that are kept."""
     table_bytes: int
     """What the table takes on the device: inputs, labels and an epoch's order; on CUDA the raw rows
     as well. On the CPU the raw rows are the caller's."""
     step_bytes: int
-    """The largest sum during a step; what the parts above do not hold of it is temporary."""
+    """The largest sum during a step. What the parts above do not hold of it is temporary and grows
+    with the batch too: the gathered rows, and what the backward half makes."""
     peak_bytes: int
     peak_in: str
 
@@ -83,6 +85,19 @@ def predict_memory(
     largest = max(phases, key=lambda one: one.step_bytes)
     peak = max(phases, key=lambda one: one.peak_bytes)
     return replace(largest, peak_bytes=peak.peak_bytes, peak_in=peak.peak_in)
+
+
+def take_workspaces(device: Device) -> None:
+    """Have cuBLAS take its workspaces on ``device``, so that a peak watched from now on lacks them.
+
+    torch takes one from its own allocator for each thread that multiplies matrices, and keeps it:
+    one for this thread, and one for autograd's, in which the backward half runs. On the CPU there
+    are none.
+    """
+    if device.kind == "cpu":
+        return
+    one = torch.ones(2, 8, 8, device=device.torch_name, requires_grad=True)
+    torch.bmm(one, one).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def _predict(

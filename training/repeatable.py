@@ -1,4 +1,4 @@
-"""What makes a training the same each time: its random streams, its threads, and what it is of."""
+"""What makes a training the same each time: streams, threads, and digests of what it is of."""
 
 from __future__ import annotations
 
@@ -40,3 +40,12 @@ def repeatable(cpu_threads: int, device: Device) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(was_strict)
+
+
+def state_digest(module: torch.nn.Module) -> str:
+    """SHA-256 over names, shapes and bits of a module's state."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -81,6 +81,7 @@ class ServingStage:
         shutil.rmtree(live)
         (load / "load.json").write_text(json.dumps(result, indent=1))
         context.recorder.count("requests", sum(one["answered"] for one in result["results"]))
+        context.recorder.count("paced_seconds", self.seconds_per_rate * len(result["results"]))
         return StageResult(
             rows={"online": rows, "load": payments},
             rows_in=inputs["clean"].rows,
@@ -203,7 +204,7 @@ class _Server:
 
     def count_memory(self) -> None:
         """Tell the recorder the server's memory, as it was when it was asked last."""
-        for said in ("predicted", "measured"):
+        for said in ("predicted", "predicted_scored", "measured"):
             peak_bytes = self.memory.get(said, {}).get("peak_bytes")
             if peak_bytes is not None:
                 self._recorder.count(f"memory_{said}_bytes", peak_bytes)

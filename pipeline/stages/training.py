@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pipeline.artifact import Artifact
 from pipeline.recipe import Recipe
@@ -17,7 +17,14 @@ from pipeline.stage import Progress, RecorderHandle, RunContext, StageResult
 if TYPE_CHECKING:
     from infra.device import Device
     from infra.memory_peak import MeasuredPeak
+    from training.loop import Trained
     from training.memory import PredictedMemory
+
+
+GONE_ON = (
+    "this fold went on from a checkpoint, and a phase of its training had ended before: the peak "
+    "of the whole was not seen"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +61,6 @@ class TrainingStage:
     def run(self, context: RunContext, inputs: Mapping[str, Artifact], out: Path) -> StageResult:
         """Train each fold, going on from its checkpoint after a kill, and export its program."""
         from infra.device import choose_device
-        from infra.memory_peak import watch_peak
         from training.batches import DayTable
         from training.export import export
         from training.loop import TrainingSettings, train
@@ -72,19 +78,21 @@ class TrainingStage:
             rows_in += len(rows)
             work = context.work / fold.isoformat()
             work.mkdir(exist_ok=True)
-            memory.expect(predict_memory(len(rows), model=model, settings=settings, device=device))
-            peak = watch_peak(device)
-            trained = train(
-                rows,
-                model=model,
-                settings=settings,
-                seed=context.seed,
-                device=device,
-                work=work,
-                handle=context.recorder,
-                progress=partial(_of_all, context.progress, number, len(self.folds)),
+            trained = memory.watch(
+                fold.isoformat(),
+                predict_memory(len(rows), model=model, settings=settings, device=device),
+                partial(
+                    train,
+                    rows,
+                    model=model,
+                    settings=settings,
+                    seed=context.seed,
+                    device=device,
+                    work=work,
+                    handle=context.recorder,
+                    progress=partial(_of_all, context.progress, number, len(self.folds)),
+                ),
             )
-            memory.found(peak.read())
             steps.append(trained.steps)
             last_day = fold + timedelta(days=self.train_days - 1)
             place = out / "fold_models" / fold.isoformat()
@@ -109,43 +117,62 @@ class TrainingStage:
                 "resumed_epochs": trained.resumed_epochs,
                 "loss": trained.history[-1].loss,
             }
-        summary["steps"] = vars(StepTimes.of(steps))
-        summary["memory"] = memory.summary()
+        summary["steps"] = StepTimes.of(steps).to_json()
+        summary["memory"] = memory.tell()
         shutil.copytree(out / "fold_models" / self.folds[-1].isoformat(), out / "model")
         return StageResult(rows_in=rows_in, summary=summary)
 
 
+class _OfFold(NamedTuple):
+    """What one fold was predicted to take, and what it took."""
+
+    fold: str
+    predicted: PredictedMemory
+    measured: MeasuredPeak
+
+    def rank(self) -> tuple[bool, int]:
+        """What was measured comes before what was not, and large before small."""
+        return self.measured.peak_bytes is not None, self.predicted.peak_bytes
+
+
 class _Memory:
-    """Predicted against measured, each of the fold that has or needs most; told as it is known."""
+    """Predicted against measured, both of one fold: of those measured the largest by prediction."""
 
     def __init__(self, recorder: RecorderHandle, device: Device) -> None:
         self._recorder, self._device = recorder, device
-        self._predicted: PredictedMemory | None = None
-        self._measured: MeasuredPeak | None = None
+        self._folds: list[_OfFold] = []
 
-    def expect(self, one: PredictedMemory) -> None:
-        """Of a fold, before it is trained."""
-        before = 0 if self._predicted is None else self._predicted.peak_bytes
-        if one.peak_bytes > before:
-            self._predicted = one
-            self._recorder.count("memory_predicted_bytes", one.peak_bytes - before)
+    def watch(
+        self, fold: str, predicted: PredictedMemory, training: Callable[[], Trained]
+    ) -> Trained:
+        """Do the training of a fold. Of one that fails the recorder is told what was predicted."""
+        from infra.memory_peak import watch_peak
+        from training.memory import take_workspaces
 
-    def found(self, one: MeasuredPeak) -> None:
-        """Of a fold, after it was trained."""
-        before = 0 if self._measured is None else self._measured.peak_bytes or 0
-        if self._measured is None or (one.peak_bytes or 0) > before:
-            self._measured = one
-            if one.peak_bytes is not None:
-                self._recorder.count("memory_measured_bytes", one.peak_bytes - before)
+        take_workspaces(self._device)
+        peak = watch_peak(self._device)
+        try:
+            trained = training()
+        except BaseException:
+            self._recorder.count("memory_predicted_bytes", predicted.peak_bytes)
+            raise
+        measured = peak.read()
+        if not trained.whole:
+            measured = replace(measured, peak_bytes=None, reason=GONE_ON)
+        self._folds.append(_OfFold(fold, predicted, measured))
+        return trained
 
-    def summary(self) -> dict[str, Any]:
-        """Both, and on the CPU why the GPU has no figures."""
-        assert self._predicted is not None
-        assert self._measured is not None
+    def tell(self) -> dict[str, Any]:
+        """Tell the recorder both, and return them; on the CPU with why the GPU has no figures."""
+        fold, predicted, measured = max(self._folds, key=_OfFold.rank)
+        self._recorder.count("memory_predicted_bytes", predicted.peak_bytes)
+        if measured.peak_bytes is not None:
+            self._recorder.count("memory_measured_bytes", measured.peak_bytes)
         gpu = {"gpu": f"absent: the model was trained on the CPU ({self._device.name})"}
         return {
-            "predicted": self._predicted.to_json(),
-            "measured": self._measured.to_json(),
+            "fold": fold,
+            "predicted": predicted.to_json(),
+            "measured": measured.to_json(),
             **({} if self._device.kind == "cuda" else gpu),
         }
 

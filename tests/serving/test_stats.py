@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -14,17 +12,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.online import OnlineFeatures
-from infra.device import Device, choose_device
-from infra.tensor_memory import LiveTensors
-from serving.app import App, ServerSettings
+from serving.app import ServerSettings
 from serving.batcher import Batcher
 from serving.load import LoadSettings, payment_bodies, put_load
-from serving.memory import ServingMemory
 from serving.predictor import Model, Predictor
 from serving.stats import (
     PARTS,
@@ -38,13 +32,7 @@ from serving.stats import (
     read_stats,
 )
 from telemetry.handle import NullHandle
-from tests.online_support import (
-    TinyNet,
-    dense_table,
-    one_torch_thread,
-    running,
-    write_tiny_model,
-)
+from tests.online_support import dense_table, one_torch_thread, running, write_tiny_model
 from tests.redis_server import free_port
 
 HOST = "127.0.0.1"
@@ -57,17 +45,11 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def memory() -> ServingMemory:
-    return ServingMemory(choose_device("cpu"))
-
-
 @pytest.fixture
-def predictor(memory: ServingMemory, tmp_path: Path) -> Predictor:
+def predictor(tmp_path: Path) -> Predictor:
     from features.online_views import open_online_store
 
     model = Model.load(write_tiny_model(tmp_path / "model"))
-    memory.predict(model, 256)
     store = open_online_store(tmp_path / "store", {"type": "sqlite"})
     return Predictor(model, OnlineFeatures(store), NullHandle())
 
@@ -237,6 +219,32 @@ def test_triton_clients_find_the_statistics(predictor: Predictor, bodies: Iterat
     assert "card-fraud-labels has no statistics" in labels.json()["error"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/models/card-fraud/infer",
+        "/v2/models/card-fraud/infer/",
+        "/v2/models/card-fraud/versions/1/infer",
+        "/v2/models/card-fraud/versions/1/infer/",
+    ],
+)
+def test_failures_are_counted_wherever_successes_are(
+    predictor: Predictor, bodies: Iterator[bytes], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def broken(rows: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    with running(predictor, ServerSettings()) as port:
+        assert httpx.post(url(port, path), content=next(bodies)).status_code == 200
+        assert httpx.post(url(port, path), content=b"{").status_code == 400
+        for other in ("/v2/models/card-fraud/versions/9/infer", "/v3/models/card-fraud/infer"):
+            assert httpx.post(url(port, other), content=b"{").status_code in (404, 405)
+        monkeypatch.setattr(predictor.model, "predict", broken)
+        assert httpx.post(url(port, path), content=next(bodies)).status_code == 503
+        stats = httpx.get(url(port, STATS_PATH)).json()["model_stats"][0]["inference_stats"]
+    assert (stats["success"]["count"], stats["fail"]["count"]) == (1, 2)
+
+
 def test_the_statistics_ask_for_the_token(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,104 +275,3 @@ def test_the_load_says_for_each_rate_where_the_servers_time_went(
         assert 0 < means[SERVER] <= rate.mean_ms
         assert rate.parts[SERVER]["p50_ms"] <= rate.parts[SERVER]["p95_ms"]
     assert silent.results[0].parts is None
-
-
-# Memory
-
-
-def test_a_served_models_memory_is_predicted_from_its_program(
-    predictor: Predictor, memory: ServingMemory
-) -> None:
-    said = memory.to_json()
-    assert said["predicted"]["parameters_bytes"] == (15 + 1) * 4
-    assert said["predicted"]["activations_bytes"] >= 256 * (15 * 4 + 15 * 4 + 4)
-    assert said["predicted"]["batch_rows"] == 256
-    assert said["gpu"] == "absent: the server scores on the CPU"
-    assert said["device"]
-    assert said["measured"].keys() & {"peak_bytes", "reason"}
-
-
-def test_on_a_gpu_what_torch_counts_there_is_beside_the_process(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The allocator's counts are given, and the model itself stays on the CPU."""
-    counts = {
-        "reset_peak_memory_stats": 0,
-        "memory_allocated": 1000,
-        "max_memory_allocated": 51_000,
-        "max_memory_reserved": 1 << 21,
-    }
-    for name, value in counts.items():
-        monkeypatch.setattr(torch.cuda, name, lambda index, value=value: value)
-    memory = ServingMemory(Device(kind="cuda", name="a GPU", index=0, amp=True))
-    memory.predict(Model.load(write_tiny_model(tmp_path)), 256)
-    said = memory.to_json()
-    assert "gpu" not in said
-    assert said["predicted"]["parameters_bytes"] == 2 * 512, "two tensors, each in a whole block"
-    assert said["predicted"]["activations_bytes"] == 0, "no tensor was made on CUDA here"
-    assert said["measured"]["peak_bytes"] == 50_000
-    assert said["measured"]["reserved_bytes"] == 1 << 21
-    assert said["process"].keys() & {"peak_bytes", "reason"}
-
-
-def test_a_model_is_moved_with_its_constants_and_batches_follow_it(tmp_path: Path) -> None:
-    class WithConstant(TinyNet):
-        def forward(self, features: torch.Tensor) -> torch.Tensor:
-            return super().forward(features + torch.arange(features.shape[1]))
-
-    model = Model.load(write_tiny_model(tmp_path, WithConstant()), device="meta")
-    with (
-        LiveTensors(kind="meta") as live,
-        LiveTensors(kind="meta", block_bytes=1 << 20) as in_blocks,
-        LiveTensors(kind="cpu") as on_host,
-        pytest.raises(NotImplementedError, match="meta"),  # its answer has no contents
-    ):
-        model.predict(np.zeros((64, 15)))
-    assert live.peak_bytes >= 64 * 15 * 4
-    assert in_blocks.peak_bytes >= 2 << 20
-    assert in_blocks.peak_bytes % (1 << 20) == 0
-    assert on_host.peak_bytes == 64 * 15 * (8 + 4), "the batch, as it came and as it goes over"
-
-
-def test_the_statistics_carry_the_memory_where_it_is_watched(
-    predictor: Predictor, memory: ServingMemory
-) -> None:
-    assert "memory" not in asked_without_a_server(App(predictor, ServerSettings(), NullHandle()))
-    watched = App(predictor, ServerSettings(), NullHandle(), memory)
-    assert asked_without_a_server(watched)["memory"]["predicted"]["batch_rows"] == 256
-
-
-def test_what_a_model_copies_to_and_from_its_device_is_counted_and_told(
-    predictor: Predictor,
-) -> None:
-    """By its number the CPU is another device to the model, and computes all the same."""
-    app = App(predictor, ServerSettings(), NullHandle())
-    assert predictor.model.copies == {}
-    assert "copies" not in asked_without_a_server(app)
-    predictor.model = Model(TinyNet().eval(), "1", "cpu:0")
-    for rows in (64, 3):
-        predictor.model.predict(np.zeros((rows, 15)))
-    assert asked_without_a_server(App(predictor, ServerSettings(), NullHandle()))["copies"] == {
-        "host_to_device_bytes": (15 + 1) * 4 + 67 * 15 * 4,
-        "device_to_host_bytes": 67 * 4,
-    }
-
-
-def asked_without_a_server(app: App) -> dict[str, Any]:
-    """The statistics of payments, from the application itself."""
-    sent: list[dict[str, Any]] = []
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    async def ask() -> None:
-        scope = {"type": "http", "method": "GET", "path": STATS_PATH, "headers": []}
-        await app(scope, receive, send)
-        await app.batcher.close()
-
-    async def receive() -> dict[str, Any]:
-        raise AssertionError("a GET has no body")
-
-    asyncio.run(ask())
-    stats: dict[str, Any] = json.loads(sent[1]["body"])["model_stats"][0]
-    return stats

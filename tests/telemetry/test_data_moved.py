@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from telemetry.attribution import correlate
 from telemetry.collectors.gpu_metrics import GPM_METRICS
-from telemetry.data_moved import ON_CPU, UNTOLD_COPIES, UNTOLD_EPOCHS, data_moved
+from telemetry.data_moved import (
+    ON_CPU,
+    UNTOLD_COPIES,
+    UNTOLD_EPOCH_BYTES,
+    UNTOLD_EPOCHS,
+    data_moved,
+)
 from telemetry.profile import Profile, Row
 from telemetry.runfolder import Span
 from telemetry.samples import Metric
@@ -93,17 +99,18 @@ def test_every_total_is_the_rows_and_what_is_absent_is_null_with_a_reason(
 
 
 @given(BYTES, st.integers(1, 1000), st.floats(1, 1e18))
-def test_bytes_per_epoch_times_the_epochs_is_what_was_read(
-    read: float, epochs: int, input_bytes: float
+def test_bytes_per_epoch_are_what_each_pass_took_and_not_what_the_stage_read(
+    taken: float, epochs: int, input_bytes: float
 ) -> None:
     entry = moved(
-        row("stage", "io_read_calls_bytes", read),
+        row("stage", "io_read_calls_bytes", 12_345.0),
+        row("app", "app_epoch_bytes", taken),
         row("app", "app_epochs", float(epochs)),
         row("data", "bytes_in", input_bytes),
         row("data", "growth_ratio", None, mean=2.5),
     )
     assert entry["epochs"] == epochs
-    assert entry["bytes_per_epoch"] * epochs == pytest.approx(read)
+    assert entry["bytes_per_epoch"] * epochs == pytest.approx(taken)
     assert entry["bytes_per_epoch_of_input"] * input_bytes == pytest.approx(
         entry["bytes_per_epoch"]
     )
@@ -141,14 +148,25 @@ def test_a_stage_without_passes_or_growth_says_so() -> None:
     )
 
 
-def test_passes_without_a_known_reading_have_no_bytes() -> None:
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        pytest.param((), UNTOLD_EPOCH_BYTES, id="a run before there was the counter"),
+        ((row("app", "app_epoch_bytes", None, "every reading failed"),), "every reading failed"),
+    ],
+)
+def test_passes_that_do_not_say_what_they_took_have_no_bytes(
+    rows: tuple[Row, ...], reason: str
+) -> None:
     entry = moved(
-        row("stage", "io_read_calls_bytes", None, "/proc/<pid>/io: Permission denied"),
+        row("stage", "io_read_calls_bytes", 1e9),
         row("app", "app_epochs", 3.0),
         row("data", "growth_ratio", None, mean=1.0),
+        *rows,
     )
     assert (entry["epochs"], entry["bytes_per_epoch"]) == (3.0, None)
-    assert entry["reason"] == "bytes per epoch: /proc/<pid>/io: Permission denied"
+    assert entry["bytes_per_epoch_of_input"] is None
+    assert entry["reason"] == f"bytes per epoch: {reason}"
 
 
 def test_the_network_and_the_bus_are_of_the_machine() -> None:

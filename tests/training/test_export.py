@@ -15,8 +15,9 @@ import torch
 from features.contracts import FEATURES
 from training.batches import DayTable
 from training.export import PROGRAM, STATE, describe, export, load
-from training.loop import Trained, score, state_digest
+from training.loop import Trained, score
 from training.models.mlp import MlpSettings
+from training.repeatable import state_digest
 
 ALONE = """
 import sys, torch

@@ -17,9 +17,10 @@ import torch
 from infra.device import Device
 from training.batches import DayTable, Rows
 from training.checkpoint import NAME
-from training.loop import Trained, TrainingSettings, score, state_digest, train
+from training.loop import Trained, TrainingSettings, score, train
 from training.metrics import auc_roc
-from training.models.mlp import MlpSettings
+from training.models.mlp import INPUTS, MlpSettings
+from training.repeatable import state_digest
 
 MODEL = MlpSettings(hidden=(16, 16), members=2, dropout=0.1)
 SETTINGS = TrainingSettings(epochs=5, batch_size=256, patience=2, holdout_share=0.2)
@@ -161,6 +162,9 @@ def test_a_killed_training_goes_on_to_the_same_bits(rows, tmp_path, cpu, handle,
     assert ended.returncode == -signal.SIGKILL
     resumed = run(rows, tmp_path / "killed", cpu, handle)
     assert resumed.resumed_epochs == epoch
+    searched = sum(one.phase == "search" for one in whole.history)
+    assert whole.whole
+    assert resumed.whole == (epoch < searched)
     assert resumed.history == whole.history
     assert state_digest(resumed.module) == state_digest(whole.module)
 
@@ -170,6 +174,7 @@ def test_a_finished_training_is_not_repeated(rows, tmp_path, cpu, handle) -> Non
     seen: list[tuple[int, int]] = []
     again = run(rows, tmp_path, cpu, handle, progress=lambda *step: seen.append(step))
     assert seen == []
+    assert not again.whole
     assert state_digest(again.module) == state_digest(first.module)
 
 
@@ -198,6 +203,8 @@ def test_the_recorder_hears_of_samples_and_phases(rows, tmp_path, cpu, handle) -
     assert {"data_wait", "holdout", "checkpoint"} <= set(handle.phases)
     assert handle.counts["steps"] == trained.steps.steps
     assert handle.counts["epochs"] == len(trained.history)
+    row_bytes = 4 * (INPUTS + 1)  # float32: prepared inputs and the label
+    assert handle.counts["epoch_bytes"] == expected * row_bytes
     assert not {"host_to_device_bytes", "device_to_host_bytes"} & handle.counts.keys()  # on the CPU
     assert [done for done, _ in steps] == list(range(1, len(trained.history) + 1))
     assert steps[-1][0] == steps[-1][1]

@@ -18,8 +18,8 @@ from infra.tensor_memory import LiveTensors
 from telemetry.handle import NullHandle
 from training.loader import shuffled
 from training.loop import Context, Fit, TrainingSettings
-from training.memory import predict_memory
-from training.models.mlp import MlpSettings
+from training.memory import predict_memory, take_workspaces
+from training.models.mlp import INPUTS, MlpSettings
 from training.steps import HostStepClock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +85,7 @@ def _profiled_peak(profiler: torch.profiler.profile) -> int:
     return peak
 
 
-def test_activations_follow_the_batch_and_nothing_else_does(cpu) -> None:
+def test_activations_and_what_is_temporary_follow_the_batch_and_the_weights_do_not(cpu) -> None:
     small, large = (
         predict_memory(ROWS, model=MODEL, settings=replace(SETTINGS, batch_size=size), device=cpu)
         for size in (1024, 4096)
@@ -94,6 +94,10 @@ def test_activations_follow_the_batch_and_nothing_else_does(cpu) -> None:
     assert large.parameters_bytes == small.parameters_bytes
     assert large.optimiser_bytes == small.optimiser_bytes
     assert small.activations_bytes >= 1024 * 2 * (64 + 32) * 4
+    more = 4096 - 1024
+    gathered = more * 4 * (INPUTS + 1)
+    grown = large.activations_bytes - small.activations_bytes
+    assert large.step_bytes - small.step_bytes > grown + gathered
 
 
 def test_a_gpu_holds_the_raw_rows_too_in_blocks_and_half_the_activations_in_mixed_precision(
@@ -119,6 +123,22 @@ def test_a_training_that_no_machine_holds_is_predicted_at_once_and_draws_nothing
     assert said.activations_bytes > 200e9
     assert said.table_bytes > 250e9
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workspaces_are_taken_by_a_product_of_each_half_and_on_a_gpu_alone(cpu) -> None:
+    class Played(Device):
+        @property
+        def torch_name(self) -> str:
+            return "cpu"
+
+    def products(device: Device) -> list[str]:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            take_workspaces(device)
+        return [one.name for one in seen.events() if "bmm" in one.name.lower()]
+
+    assert products(cpu) == []
+    made = products(Played(kind="cuda", name="played", index=0, amp=True))
+    assert {"aten::bmm", "BmmBackward0"} <= set(made)
 
 
 def test_live_tensors_count_storages_once_and_only_while_they_live() -> None:

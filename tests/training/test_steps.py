@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -149,6 +149,9 @@ class Gpu:
     host_ms: float = 0.0
     free_ms: float = 0.0
     marks: int = 0
+    query_ms: float = 0.001
+    elapsed_ms: float = 0.001
+    """What asking for a mark takes of the host."""
     queued: deque[float] = field(default_factory=deque)
 
     def on_host(self, ms: float) -> None:
@@ -178,13 +181,23 @@ class GpuMark:
     gpu: Gpu = field(repr=False)
     at_ms: float
 
-    def query(self) -> bool:
+    @property
+    def passed(self) -> bool:
         return self.gpu.host_ms >= self.at_ms
 
+    def query(self) -> bool:
+        self.gpu.on_host(self.gpu.query_ms)
+        return self.passed
+
     def elapsed_time(self, later: GpuMark) -> float:
-        assert self.query()
-        assert later.query(), "a mark is not read before the device has passed it"
+        self.gpu.on_host(self.gpu.elapsed_ms)
+        assert self.passed
+        assert later.passed, "a mark is not read before the device has passed it"
         return later.at_ms - self.at_ms
+
+
+def clock_of(handle, gpu: Gpu) -> DeviceStepClock:
+    return DeviceStepClock(handle, gpu.mark, gpu.wait, gpu.now_ns)
 
 
 def loop(
@@ -206,12 +219,35 @@ def loop(
     clock.end()
 
 
+def loop_of_launches(
+    clock: DeviceStepClock,
+    gpu: Gpu,
+    *,
+    kernel_ms: float,
+    loader_ms: float = 0.02,
+    large_ms: float = 0,
+) -> None:
+    """4000 steps of host work in the loader, a gather, and 40 kernels, the first of them large."""
+    clock.begin()
+    for _ in range(4000):
+        gpu.on_host(loader_ms)
+        gpu.queue(kernel_ms)
+        clock.lap("data_wait")
+        clock.lap("host_to_device")
+        for number in range(40):
+            gpu.queue(kernel_ms + (large_ms if number == 0 else 0))
+        clock.lap("compute")
+        clock.step_done(100)
+    gpu.wait()
+    clock.end()
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 @pytest.mark.parametrize("loader", ["hidden", "starving"])
 def test_on_a_device_only_the_wait_that_the_device_had_counts(handle, loader, scale) -> None:
     """3 ms in the loader pass while the device computes 6.1 ms; of 20 ms it waits for 14."""
     gpu = Gpu()
-    clock = DeviceStepClock(handle, gpu.mark, gpu.now_ns)
+    clock = clock_of(handle, gpu)
     loader_ms, data_wait_ms = (3.0, 0.1) if loader == "hidden" else (20.0, 14.0)
     for _ in range(3):
         loop(clock, gpu, [loader_ms * scale] * 400, scale=scale)
@@ -228,8 +264,8 @@ def test_on_a_device_only_the_wait_that_the_device_had_counts(handle, loader, sc
 
 def test_short_steps_are_marked_seldom_and_long_ones_always(handle) -> None:
     short, long = Gpu(), Gpu()
-    loop(DeviceStepClock(handle, short.mark, short.now_ns), short, [0.0] * 4000, scale=0.1)
-    loop(DeviceStepClock(handle, long.mark, long.now_ns), long, [0.0] * 4000, scale=2)
+    loop(clock_of(handle, short), short, [0.0] * 4000, scale=0.1)
+    loop(clock_of(handle, long), long, [0.0] * 4000, scale=2)
     assert 4000 * 5 / 10 < short.marks < 4000 * 5 / 6
     assert long.marks > 4000 * 5 * 0.8
 
@@ -237,7 +273,7 @@ def test_short_steps_are_marked_seldom_and_long_ones_always(handle) -> None:
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_a_stall_at_every_eighth_step_is_neither_missed_nor_taken_for_all(handle, scale) -> None:
     gpu = Gpu()
-    clock = DeviceStepClock(handle, gpu.mark, gpu.now_ns)
+    clock = clock_of(handle, gpu)
     stalls_ms = [80.0 * scale if step % 8 == 0 else 0.0 for step in range(8000)]
     loop(clock, gpu, stalls_ms, scale=scale)
     times = clock.times()
@@ -247,7 +283,7 @@ def test_a_stall_at_every_eighth_step_is_neither_missed_nor_taken_for_all(handle
 
 def test_a_long_first_step_stands_for_itself_alone(handle) -> None:
     gpu = Gpu()
-    clock = DeviceStepClock(handle, gpu.mark, gpu.now_ns)
+    clock = clock_of(handle, gpu)
     for _ in range(20):
         loop(clock, gpu, [0.0] * 50, order_ms=100.0)
     times = clock.times()
@@ -257,7 +293,7 @@ def test_a_long_first_step_stands_for_itself_alone(handle) -> None:
 
 def test_steps_of_a_second_are_told_within_a_few_of_them(handle) -> None:
     gpu = Gpu()
-    clock = DeviceStepClock(handle, gpu.mark, gpu.now_ns)
+    clock = clock_of(handle, gpu)
     told_after_s: list[float] = []
     handle.count = lambda metric, n=1: told_after_s.append(gpu.host_ms / 1e3)
     loop(clock, gpu, [1000.0] * 60)
@@ -267,16 +303,66 @@ def test_steps_of_a_second_are_told_within_a_few_of_them(handle) -> None:
 
 def test_a_loop_of_one_step_is_known_whole(handle) -> None:
     gpu = Gpu()
-    clock = DeviceStepClock(handle, gpu.mark, gpu.now_ns)
+    clock = clock_of(handle, gpu)
     loop(clock, gpu, [7.0])
     times = clock.times()
     assert times.loop_seconds * 1e3 == pytest.approx(gpu.host_ms)
     assert times.compute_seconds * 1e3 == pytest.approx(5.0, rel=0.02)
 
 
-def test_the_cpu_is_timed_by_the_hosts_clock(cpu, handle) -> None:
+def test_what_the_clock_asks_for_is_no_part_of_a_step(handle) -> None:
+    """The device waits for the host, so all that the host does between two marks would count."""
+    gpu = Gpu(elapsed_ms=0.2)
+    clock = clock_of(handle, gpu)
+    loop_of_launches(clock, gpu, kernel_ms=0.001)
+    times = clock.times()
+    with_its_mark = 0.02 + 0.01 + 0.01
+    assert times.data_wait_seconds / times.loop_seconds == pytest.approx(
+        with_its_mark / (with_its_mark + 40 * 0.01 + 3 * 0.01), rel=0.05
+    )
+    assert times.loop_seconds * 1e3 == pytest.approx(gpu.host_ms, rel=1e-6)
+
+
+def test_what_was_queued_before_a_loop_is_none_of_its_time(handle) -> None:
+    gpu = Gpu()
+    clock = clock_of(handle, gpu)
+    gpu.queue(500.0)
+    loop(clock, gpu, [0.0] * 50)
+    times = clock.times()
+    assert times.loop_seconds * 1e3 == pytest.approx(50 * 6.1, rel=0.02)
+    assert times.compute_seconds * 1e3 == pytest.approx(50 * 5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kernel_ms", "loader_ms", "large_ms", "share"),
+    [
+        pytest.param(0.001, 0.02, 0.0, 1.0, id="launches cost more than kernels"),
+        pytest.param(0.05, 0.02, 0.0, 0.0, id="kernels cost more than launches"),
+        pytest.param(0.001, 20.0, 5.0, 0.42 / 5.05, id="a large kernel behind a wait for data"),
+    ],
+)
+def test_how_much_of_compute_can_be_the_devices_wait_for_launches(
+    handle, kernel_ms, loader_ms, large_ms, share
+) -> None:
+    gpu = Gpu()
+    clock = clock_of(handle, gpu)
+    loop_of_launches(clock, gpu, kernel_ms=kernel_ms, loader_ms=loader_ms, large_ms=large_ms)
+    times = clock.times()
+    bound = times.compute_host_bound_seconds
+    assert bound / times.compute_seconds == pytest.approx(share, rel=0.02, abs=0.001)
+    assert handle.counts["step_compute_host_bound_seconds"] == pytest.approx(bound)
+    assert sum_of_parts(times) == pytest.approx(times.loop_seconds, rel=1e-9)
+
+
+def test_the_cpu_is_timed_by_the_hosts_clock_and_launches_nothing(cpu, handle) -> None:
     clock = step_clock(cpu, handle)
-    assert clock.times().measured_by == "the host's clock, every step"
+    clock.begin()
+    clock.step_done(1)
+    clock.end()
+    said = clock.times().to_json()
+    assert said["measured_by"] == "the host's clock, every step"
+    assert "compute_host_bound_seconds" not in said
+    assert "step_compute_host_bound_seconds" not in handle.counts
 
 
 def test_trainings_add_up() -> None:
@@ -291,3 +377,6 @@ def test_trainings_add_up() -> None:
     )
     both = StepTimes.of([one, one])
     assert (both.steps, both.loop_seconds, both.other_seconds) == (4, 20.0, 8.0)
+    assert both.compute_host_bound_seconds is None
+    on_gpu = replace(one, compute_host_bound_seconds=1.5)
+    assert StepTimes.of([on_gpu, on_gpu]).compute_host_bound_seconds == 3.0
