@@ -69,7 +69,7 @@ def finished_run(run: str, out: Path) -> RunFolder:
     record = folder.read()
     # A recipe's run is put in order by the next one, which also has its half-made outputs to drop.
     if record["status"] == "running" and "recipe" not in record and is_abandoned(folder):
-        folder.write(killed(record))
+        folder.write(killed(record, folder.samples))
         click.echo(f"run {folder.path.name} was killed: what was recorded of it is shown", err=True)
     if folder.read()["status"] != "running" and not folder.profile_json.is_file():
         finish(folder)

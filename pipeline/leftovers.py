@@ -30,7 +30,7 @@ def recover_dead_runs(out: Path, store: Store, note: Callable[[str], None]) -> N
 
 
 def is_dead(folder: RunFolder, out: Path) -> bool:
-    """Whether nobody holds a run any more; False where nobody ever held it, as in a replay."""
+    """Whether nobody holds a run or a replay any more; False where nobody ever held it."""
     store, name = Store(out.resolve() / STORE), f"run-{folder.path.name}"
     if not store.has_lock(name):
         return is_abandoned(folder)
@@ -41,7 +41,7 @@ def is_dead(folder: RunFolder, out: Path) -> bool:
 def _end(folder: RunFolder, store: Store, note: Callable[[str], None]) -> None:
     record = folder.read()
     store.drop_scratch(record["run_id"])
-    folder.write(killed(record))
+    folder.write(killed(record, folder.samples))
     fetch_windows(folder, note, wait=False)
     finish(folder)
 

@@ -124,7 +124,8 @@ def show_runs(console: Console, records: Sequence[Mapping[str, Any]], out: Path)
 def _took(record: Mapping[str, Any]) -> str:
     if record["ended_ns"] is None:
         return ABSENT
-    return f"{(record['ended_ns'] - record['started_ns']) / 1e9:.0f} s"
+    seconds = (record["ended_ns"] - record["started_ns"]) / 1e9
+    return f"{seconds:.0f} s" if record["status"] != "killed" else f"at least {seconds:.0f} s"
 
 
 def show_profile(console: Console, folder: RunFolder, stage: str | None) -> None:

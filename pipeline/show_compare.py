@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline.console import print_rows
 from pipeline.show import ABSENT
 from telemetry.compare import Comparison, compare
-from telemetry.compared import QUIET, WANTED, Compared, percent
+from telemetry.compared import FAR_OFF, QUIET, WANTED, Compared, percent
 from telemetry.reference import Reference
 
 MOST_ROWS = 40
@@ -19,6 +19,11 @@ _OUTCOMES = {
     "unsure": "could not tell",
 }
 _VERDICTS = {"unsure": "could not tell", "same": "same"}
+_MEDIANS = ("A, median", "B, median")
+_STATISTICS = (
+    "A, B: medians of the runs; B less A, change, interval: difference of means on the scale of "
+    "the test. They may disagree where a run lies far off"
+)
 
 
 def show_published(console: Console, reference: Reference) -> None:
@@ -49,18 +54,21 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     """Times first, then the metrics that differ, then reasons and what could not be told."""
     a, b = comparison.a, comparison.b
     title = f"A: {a.name} ({_runs(a.runs)})   B: {b.name} ({_runs(b.runs)})"
-    of_times = ("stage", "A", "B", "B less A", "interval", "verdict")
+    of_times = ("stage", *_MEDIANS, "B less A, of means", "interval", "verdict")
     print_rows(console, title, of_times, [_time(row) for row in comparison.times])
     for line in power_lines(comparison.times):
         console.print(line, highlight=False, style="dim")
     found = [row for row in comparison.rest if row.is_found]
     if found:
-        columns = ("stage", "metric", "figure", "A", "B", "change", "verdict")
+        columns = ("stage", "metric", "figure", *_MEDIANS, "change, of means", "verdict")
         print_rows(
             console, "metrics that differ", columns, [_metric(row) for row in found[:MOST_ROWS]]
         )
         if len(found) > MOST_ROWS:
             console.print(f"and {len(found) - MOST_ROWS} more (--json has all)", highlight=False)
+    for line in far_off_lines([*comparison.times, *found[:MOST_ROWS]]):
+        console.print(line, highlight=False)
+    console.print(_STATISTICS, highlight=False, style="dim")
     console.print(counted(comparison), highlight=False, style="dim")
     for sentence in closing_lines(comparison):
         console.print(sentence, highlight=False)
@@ -98,6 +106,12 @@ def power_lines(times: Sequence[Compared]) -> list[str]:
             f"been found, {100 * WANTED:g} % would need {runs}"
         )
     return lines
+
+
+def far_off_lines(rows: Sequence[Compared]) -> list[str]:
+    """Of each figure that differs the one way by its means and the other way by its medians."""
+    named = {row: f" {row.entity} {row.metric} {row.figure}" for row in rows if not row.is_time}
+    return [f"{row.stage}{named.get(row, '')}: {FAR_OFF}" for row in rows if row.medians_disagree]
 
 
 def _runs(many: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from telemetry.compare import ALPHA_REST, ALPHA_TIMES, Comparison
 from telemetry.compare_timeline import Timeline, drawings, timeline
-from telemetry.compared import Compared, percent
+from telemetry.compared import FAR_OFF, Compared, percent
 from telemetry.reference import Reference
 from telemetry.report_html import Html, cell, heading, human, join, number, table, tag
 
@@ -18,6 +18,12 @@ __all__ = ["render", "timeline"]
 _WORDS = {"unsure": "could not tell"}
 _OUTCOMES = {"same": "Same", "differs": "Differs", "unsure": "Could not tell"}
 _FOREST = 260
+_MEDIAN, _OF_MEANS = "median", "difference of means"
+_FOOTER = (
+    "Made by StageScope. A and B are medians of the runs. Differences, changes and intervals are "
+    "B less A, of the means on the logarithmic scale of the test: they may disagree with the "
+    "medians where a run lies far off. A dash: there is no value."
+)
 _META = (
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
@@ -76,7 +82,7 @@ def _body(comparison: Comparison, lines: Sequence[Timeline | None]) -> list[Html
             aria_label="Sections",
         ),
         tag("main", [tag("section", tag("h2", title), body, id=key) for key, title, body in shown]),
-        tag("footer", "Made by StageScope. Differences are B less A. A dash: there is no value."),
+        tag("footer", _FOOTER),
     ]
 
 
@@ -108,8 +114,9 @@ def _times(comparison: Comparison) -> Html:
     widest = _widest(comparison)
     head = [
         "Stage",
-        *(heading(name, num=True) for name in ("A", "B", "B less A")),
-        heading("Interval", num=True),
+        *(heading(name, unit=_MEDIAN, num=True) for name in ("A", "B")),
+        heading("B less A", unit=_OF_MEANS, num=True),
+        heading("Interval", unit="of that difference", num=True),
         heading(f"−{percent(widest)} … 0 … +{percent(widest)}"),
         "Verdict",
         heading("Varies", num=True, title="from run to run"),
@@ -174,7 +181,8 @@ def _interval(row: Compared) -> str:
 
 
 def _verdict(row: Compared) -> Html:
-    return tag("span", _WORDS.get(row.verdict, row.verdict), class_=f"verdict {row.verdict}")
+    word = tag("span", _WORDS.get(row.verdict, row.verdict), class_=f"verdict {row.verdict}")
+    return join([word, tag("small", FAR_OFF, class_="faroff") if row.medians_disagree else None])
 
 
 def _forest(row: Compared, widest: float, tolerance: float) -> Html | None:
@@ -228,7 +236,9 @@ def _metrics(rows: Sequence[Compared], caption: str) -> Html:
         "Stage",
         "Metric",
         "Figure",
-        *(heading(name, num=True) for name in ("A", "B", "Change", "Difference", "Interval")),
+        *(heading(name, unit=_MEDIAN, num=True) for name in ("A", "B")),
+        *(heading(name, unit=_OF_MEANS, num=True) for name in ("Change", "Difference")),
+        heading("Interval", unit="of that difference", num=True),
         "Verdict",
     ]
     return table(head, map(_metric, rows), caption=caption, class_="figures")

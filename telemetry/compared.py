@@ -29,6 +29,8 @@ from telemetry.statistics import (
 ALPHA_SAME = 0.05
 """Chance that a stage just as far off is called the same: two one-sided tests. That all stages are
 the same is said where each is, so no correction for their number is due (Berger 1982)."""
+FAR_OFF = "medians say otherwise: some runs lie far off"
+"""What is told of a figure whose medians differ the other way than its means, which are tested."""
 WANTED = 0.05
 """The slowdown for which the needed runs are told, and the spread above which they are (1 %)."""
 QUIET = 0.01
@@ -108,8 +110,9 @@ def rule_of(entry: Entry) -> Rule:
 class Compared:
     """One figure on both sides.
 
-    ``difference``, ``low``, ``high``: B less A in ``unit``, and the interval that holds for all
-    figures of the family at once (null with one run a side). ``change``, ``change_low``,
+    ``a``, ``b``: medians of the runs. ``difference``, ``low``, ``high``: B less A in ``unit``, of
+    the means on the scale of the test, and the interval that holds for all figures of the family
+    at once (null with one run a side). ``change``, ``change_low``,
     ``change_high``: the same as shares of A, null where A is below its grain. ``chance`` is of so
     large a difference among equals, ``adjusted`` after correction for the family. ``spread``: of a
     run, relative. ``smallest``: the least change that would have been found in 9 of 10 cases.
@@ -144,6 +147,11 @@ class Compared:
     @property
     def is_found(self) -> bool:
         return self.verdict in CHANGES
+
+    @property
+    def medians_disagree(self) -> bool:
+        """Whether a difference was found, and that of the medians has the other sign."""
+        return self.is_found and (self.b - self.a) * self.difference < 0
 
     @property
     def decides(self) -> bool:

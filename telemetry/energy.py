@@ -4,11 +4,12 @@ The witnesses are the GPU's own counter (``energy_j``) and the integral of its i
 (``power_instant_w``); both have rows of their own in a profile. The rows made here say how far they
 are apart, between which bounds the energy must lie, and what remains when idle power is taken off.
 
-The bounds take nothing for granted but that the counter never falls and is right when it moves:
-what it read at the last sample before a moment is no more than the energy at that moment, and a
-value that it took after a sample of that moment or later is no less. For a counter that moves every
-100 ms they are, at 10 Hz, 0.2 to 0.4 s of power apart: up to 40 % of a stage of 1 s, 4 % of one of
-10 s.
+The bounds take nothing for granted but that the counter never falls and is right when it moves. A
+sample is stamped when its call has returned, and was read at any time after the sample before it:
+a call may be slow. So what was read until a moment is no more than the energy at that moment, and a
+value that the counter took after a reading that was begun at that moment or later is no less. For a
+counter that moves every 100 ms they are, at 10 Hz, 0.4 to 0.6 s of power apart: up to 60 % of a
+stage of 1 s, 6 % of one of 10 s.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ COUNTER, POWER = "energy_j", "power_instant_w"
 WHOLE = 0.99
 """Below this coverage a witness is short of the stage, and a difference says only that."""
 IDLE_S = 1.0
-"""Idle power is the mean over so long."""
+"""Idle power is made of means over so long."""
 NEVER_IDLE = (
     f"the GPU was at work in every {IDLE_S:g} s of the run, so that its idle power is not known: "
     "let it rest for two seconds between the recorder's start and the first stage"
 )
 STILL_IDLE = 1.1
-"""If the second before the first stage took more than this many times the run's least second, the
-GPU was not idle then."""
+"""If the median of seconds took more than this many times the run's least one, the GPU was not at
+rest in them: somebody worked on it, or held it ready."""
 _NS = 1_000_000_000
 _AT_WORK: Mapping[str, Callable[[Floats], npt.NDArray[np.bool_]]] = {
     "gpu_util_percent": lambda percent: percent > 0,
@@ -74,19 +75,28 @@ ABOVE_IDLE = _metric(
     "counter",
 )
 IDLE_BEFORE = _metric(
-    "power_idle_before_w", "W", "idle power: the least second before the run's first stage"
+    "power_idle_before_w",
+    "W",
+    "idle power: the median of the idle seconds before the run's first stage",
+)
+IDLE_RUN = _metric(
+    "power_idle_run_w",
+    "W",
+    "idle power: the median of the seconds of the run in which the GPU was seen idle, for want of "
+    "those before its first stage",
 )
 IDLE_LEAST = _metric(
     "power_idle_least_w",
     "W",
-    "idle power: the least second of the run, for want of an idle one before its first stage",
+    "idle power: the least second of the run, for want of either; the least of many is too low, so "
+    "that energy above it is too much",
 )
-METRICS = (DIFFERENCE, DIFFERENCE_PERCENT, LOW, HIGH, ABOVE_IDLE, IDLE_BEFORE, IDLE_LEAST)
+METRICS = (DIFFERENCE, DIFFERENCE_PERCENT, LOW, HIGH, ABOVE_IDLE, IDLE_BEFORE, IDLE_RUN, IDLE_LEAST)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Idle:
-    """Idle power (W) of a GPU in this run, and which of the two rows says where it is from."""
+    """Idle power (W) of a GPU in this run, and the row that says where it is from."""
 
     power_w: float
     metric: Metric
@@ -217,9 +227,10 @@ def bounds(readings: Points, start_ns: int, end_ns: int) -> tuple[float, float]:
     before, ends = (int(np.searchsorted(ts, at, side="right")) - 1 for at in (start_ns, end_ns))
     if before < 0:
         raise ValueError("no reading of the counter before the stage began")
-    # A value is as old as the sample before it can be, on which the counter had another one.
-    moved = np.flatnonzero(np.diff(values) != 0) + 1
-    young = np.searchsorted(ts[moved - 1], (start_ns, end_ns))
+    # A value is at most as old as the reading before it, on which the counter had another one, and
+    # that one was begun after the stamp of the sample before it.
+    moved = np.flatnonzero(np.diff(values[1:]) != 0) + 2
+    young = np.searchsorted(ts[moved - 2], (start_ns, end_ns))
     if int(young[1]) >= len(moved):
         raise ValueError("the counter was not seen to move after the stage had ended")
     starts, after = (int(at) for at in moved[young])
@@ -248,9 +259,11 @@ def _bounds(one: Witnesses, span: Span) -> Iterator[Row]:
 
 
 def idle_power(one: Witnesses, spans: Sequence[Span]) -> Idle | str:
-    """Idle power of a GPU: the least second before the first stage, or of the run; or why none.
+    """Idle power of a GPU: the median of the idle seconds before the first stage, else of those in
+    the run; the least second of the run where neither says it; or why there is none.
 
-    From power where it was sampled. The counter moves in steps: of the many seconds of a run the
+    The least is below the usual by noise alone: a stage that did nothing would be above it. From
+    power where it was sampled. The counter moves in steps: of the many seconds of a run the
     least would be one with a step too few, a tenth of the power. A second that samples do not
     cover is no second, nor is one in which the GPU was seen at work.
     """
@@ -258,32 +271,35 @@ def idle_power(one: Witnesses, spans: Sequence[Span]) -> Idle | str:
     if stretches is None or not len(stretches.level):
         return next(iter(one.reasons.values()), "too few samples of the energy")
     first_ns, last_ns = int(stretches.start_ns[0]), int(stretches.end_ns[-1])
-    least_w = _least_second(stretches, first_ns, last_ns, one.work)
-    if least_w is None and _least_second(stretches, first_ns, last_ns, None) is not None:
+    in_run = _seconds(stretches, first_ns, last_ns, one.work)
+    if not len(in_run) and len(_seconds(stretches, first_ns, last_ns, None)):
         return NEVER_IDLE
-    if least_w is None:
+    if not len(in_run):
         return f"no whole {IDLE_S:g} s of the run was sampled without a gap"
+    least_w = float(in_run.min())
     begin_ns = min((span.start_ns for span in spans), default=last_ns)
-    before_w = _least_second(stretches, first_ns, min(begin_ns, last_ns), one.work)
-    if before_w is not None and before_w <= STILL_IDLE * least_w:
-        return Idle(power_w=before_w, metric=IDLE_BEFORE)
+    before = _seconds(stretches, first_ns, min(begin_ns, last_ns), one.work)
+    seen_idle = in_run if one.work is not None else in_run[:0]
+    for metric, seconds in ((IDLE_BEFORE, before), (IDLE_RUN, seen_idle)):
+        if len(seconds) and (median_w := float(np.median(seconds))) <= STILL_IDLE * least_w:
+            return Idle(power_w=median_w, metric=metric)
     return Idle(power_w=least_w, metric=IDLE_LEAST)
 
 
-def _least_second(
+def _seconds(
     stretches: Stretches,
     low_ns: int,
     high_ns: int,
     work: tuple[Ints, npt.NDArray[np.bool_]] | None,
-) -> float | None:
-    """The least mean level of all the seconds that end with a stretch of (low_ns, high_ns].
+) -> Floats:
+    """The mean levels of all the seconds that end with a stretch of (low_ns, high_ns].
 
     With ``work``: of those seconds in which the GPU was looked at, and never at work.
     """
     length_ns = int(IDLE_S * _NS)
     inside = (stretches.end_ns <= high_ns) & (stretches.start_ns >= low_ns)
     if not inside.any():
-        return None
+        return np.empty(0)
     ends = stretches.end_ns[inside]
     ends = ends[ends - length_ns >= stretches.start_ns[inside][0]]
     if work is not None:
@@ -298,7 +314,8 @@ def _least_second(
     means = np.divide(
         total - total_before, known, out=np.full(len(ends), np.nan), where=known >= WHOLE * IDLE_S
     )
-    return float(np.nanmin(means)) if np.isfinite(means).any() else None
+    known_means: Floats = means[np.isfinite(means)]
+    return known_means
 
 
 def _cumulative(stretches: Stretches, levels: Floats, at_ns: Ints) -> tuple[Floats, Floats]:

@@ -1,5 +1,5 @@
-"""Why a stage takes longer there: the resource that its own metrics point to, and what of the
-environment would explain it.
+"""Why a stage takes another time there: the resource that its own metrics point to, and what of
+the environment would explain it.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _sentence(
         verb = "no metric differs beyond doubt, but it hints at" if hints else "it points to"
         parts.append(f"{verb} {', '.join(names)} ({'; '.join(evidence)})")
     else:
-        parts.append("no metric of it says which resource: it waited for something not measured")
+        parts.append("none of the figures that were asked stands out")
     if fitting:
         told = "; ".join(one.sentence() for one in fitting[:4])
         more = f" and {len(fitting) - 4} more" if len(fitting) > 4 else ""

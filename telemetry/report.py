@@ -35,7 +35,7 @@ from telemetry.report_hypervisor_view import HypervisorView, hypervisor_view
 from telemetry.report_overview import Column, gpu_column, overview
 from telemetry.report_series import RunSeries
 from telemetry.report_stages import stage_section
-from telemetry.report_timeline import chart_data, extent_of, timeline
+from telemetry.report_timeline import chart_data, extent_of, is_end_known, timeline
 from telemetry.report_verdict import OLD
 from telemetry.report_view import StageView, views
 from telemetry.segments import SampleSet
@@ -128,7 +128,7 @@ def _body(
 ) -> Html:
     extent = extent_of(run, stages, index)
     no_gpu = why_no_gpu(run, index)
-    run_seconds = (extent[1] - extent[0]) / 1e9 if run.get("ended_ns") else None
+    run_seconds = (extent[1] - extent[0]) / 1e9 if is_end_known(run) else None
     missing = [
         (one.entity, one.metric.name, one.reason)
         for one in index.absent

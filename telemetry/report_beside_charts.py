@@ -213,7 +213,7 @@ def _guest_line(index: RunSeries, entity: str, metric: str) -> Trace:
     count = int(max(1, min(MAX_POINTS, (last - first) / _NS)))
     edges = np.linspace(first, last, count + 1)
     rates = bucket_growth(points, edges, period_ns) / (np.diff(edges) / _NS)
-    return Trace(times=(edges[:-1] + edges[1:]) / 2, values=rates)
+    return Trace.between(edges, rates, period_ns)
 
 
 def _points(index: RunSeries, entity: str, metric: str) -> tuple[Points | None, str, float]:

@@ -76,13 +76,14 @@ def _cpu(index: RunSeries, start_ns: int) -> dict[str, Any]:
     edges = np.linspace(idle.ts_ns[0], idle.ts_ns[-1], count + 1)
     spent = {mode: bucket_growth(points, edges, period) for mode, points in modes.items()}
     total = np.sum(list(spent.values()), axis=0)
-    times = (edges[:-1] + edges[1:]) / 2
     for label, parts in _CPU_LAYERS:
         present = [spent[part] for part in parts if part in spent]
         if present:
             with np.errstate(invalid="ignore", divide="ignore"):
                 share = np.clip(100.0 * np.sum(present, axis=0) / total, 0.0, 100.0)
-            chart["series"].append(series_json(label, Trace(times=times, values=share), start_ns))
+            chart["series"].append(
+                series_json(label, Trace.between(edges, share, period), start_ns)
+            )
     return chart
 
 

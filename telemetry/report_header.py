@@ -12,7 +12,8 @@ from telemetry.report_html import NOTHING, Html, exactly, flat, human, seconds, 
 from telemetry.report_hypervisor import header_facts, warnings
 from telemetry.report_hypervisor_view import HypervisorView
 from telemetry.report_series import RunSeries
-from telemetry.report_view import StageView, status_mark
+from telemetry.report_timeline import is_end_known
+from telemetry.report_view import UNENDED, StageView, status_mark
 
 
 def header(run: Mapping[str, Any], extent: tuple[int, int], seen: HypervisorView) -> Html:
@@ -46,11 +47,14 @@ def header(run: Mapping[str, Any], extent: tuple[int, int], seen: HypervisorView
 
 
 def _took(run: Mapping[str, Any], extent: tuple[int, int]) -> str | Html:
-    long = seconds((extent[1] - extent[0]) / 1e9)
-    if run.get("ended_ns"):
+    long_ns = extent[1] - extent[0]
+    long = seconds(long_ns / 1e9)
+    if is_end_known(run):
         return long
+    if long_ns <= 1:  # nothing is known but the start
+        return f"not known: {UNENDED}"
     known = f"the last thing known is of {when(extent[1])}"
-    return tag("span", f"at least {long}: no end was recorded", title=known)
+    return tag("span", f"at least {long}: {UNENDED}", title=known)
 
 
 def _losses(run: Mapping[str, Any]) -> Html:
@@ -68,7 +72,7 @@ def _losses(run: Mapping[str, Any]) -> Html:
 
 def about(run: Mapping[str, Any], extent: tuple[int, int]) -> list[tuple[str, Any]]:
     """What else identifies a run, for the section on its environment."""
-    ended = when(run["ended_ns"]) if run.get("ended_ns") else None
+    ended = when(run["ended_ns"]) if is_end_known(run) else f"not known: {UNENDED}"
     return [("Ended", ended), ("Versions", _versions(run)), ("Clock", _clock(run, extent))]
 
 

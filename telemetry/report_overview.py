@@ -58,7 +58,11 @@ def overview(
     run_seconds: float | None,
     more: Sequence[Column] = (),
 ) -> Html:
-    """The table of stages. ``extent``: start and end of the run (ns); ``more``: columns besides."""
+    """The table of stages.
+
+    ``extent``: start and end of the run (ns); ``run_seconds``: None where its end is not known;
+    ``more``: columns besides.
+    """
     if not stages:
         return tag(
             "p", "This run has no stages yet: it ended before the first one began.", class_="empty"

@@ -7,9 +7,10 @@ smallest value, its median and its largest.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ MAX_POINTS = 2000
 GAP_PERIODS = 2.5
 """A distance of more periods than this between two samples is a gap, as in the profile."""
 _MAX_GAPS = 100
+_BARELY = 0.01
+"""By so little of a period longer, a stretch does not hold a sample more."""
 _NS = 1e9
 
 Floats = npt.NDArray[np.float64]
@@ -34,17 +37,28 @@ class Trace:
     """A series as drawn: times (ns) and values, NaN between pieces; all [n].
 
     ``low`` and ``high`` are None where each value is a sample; else each value is the median of a
-    bucket, and they are its smallest and its largest.
+    bucket, and they are its smallest and its largest. ``holds``: samples in a point, at most, and
+    ``holds_s``: the time that so many take.
     """
 
     times: Floats
     values: Floats
     low: Floats | None = None
     high: Floats | None = None
+    holds: int = 1
+    holds_s: float = 0.0
+
+    @classmethod
+    def between(cls, edges: Floats, values: Floats, period_ns: float) -> Trace:
+        """Values [n] of stretches of one length between ``edges`` (ns) [n + 1]."""
+        length_ns = float(edges[1] - edges[0])
+        holds = max(1, math.ceil(length_ns / period_ns - _BARELY))
+        times = (edges[:-1] + edges[1:]) / 2
+        return cls(times=times, values=values, holds=holds, holds_s=length_ns / _NS)
 
     def scaled(self, factor: float) -> Trace:
         low, high = (None if one is None else one * factor for one in (self.low, self.high))
-        return Trace(times=self.times, values=self.values * factor, low=low, high=high)
+        return replace(self, values=self.values * factor, low=low, high=high)
 
     @property
     def top(self) -> float:
@@ -129,20 +143,24 @@ def pieces(times: Floats, values: Floats) -> Trace:
         return pieces(times[sound], values[sound])
     length, budget = int(sound.sum()), MAX_POINTS - 2 * len(ranges)
     whole = length + len(ranges) <= MAX_POINTS
-    parts = [
-        _buckets(times[low:high], values[low:high],
-                 high - low if whole else max(1, budget * (high - low) // length))
+    sizes = [
+        1 if whole else -(-(high - low) // max(1, budget * (high - low) // length))
         for low, high in ranges
-    ]  # fmt: skip
+    ]
+    parts = [
+        _buckets(times[low:high], values[low:high], size)
+        for (low, high), size in zip(ranges, sizes, strict=True)
+    ]
     at, low, middle, high = (np.concatenate(part)[:-1] for part in zip(*parts, strict=True))
     if whole:
         return Trace(times=at, values=middle)
-    return Trace(times=at, values=middle, low=low, high=high)
+    holds = max(sizes)
+    holds_s = holds * float(np.median(np.diff(times[sound]))) / _NS
+    return Trace(times=at, values=middle, low=low, high=high, holds=holds, holds_s=holds_s)
 
 
-def _buckets(times: Floats, values: Floats, count: int) -> tuple[Floats, Floats, Floats, Floats]:
-    """Middle time, smallest, median and largest of at most ``count`` equal buckets, and a NaN."""
-    size = -(-len(values) // count)
+def _buckets(times: Floats, values: Floats, size: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """Middle time, smallest, median and largest of buckets of ``size`` samples each, and a NaN."""
     rows = -(-len(values) // size)
     full = np.full(rows * size, np.nan)
     full[: len(values)] = values
@@ -171,11 +189,15 @@ def series_json(label: str, trace: Trace, start_ns: int) -> dict[str, Any]:
     """``{label, t, v}`` and, of buckets, ``lo`` and ``hi``.
 
     ``t``: ms since ``start_ns``, as differences; ``v``: values in the unit, null where a gap is.
+    Where a point holds more than one sample, ``holds`` says how many at most and ``holdsS`` of how
+    many seconds they are.
     """
     at = np.rint((trace.times - start_ns) / 1e6).astype(np.int64)
     made = {"label": label, "t": np.diff(at, prepend=0).tolist(), "v": _listed(trace.values)}
     if trace.low is not None and trace.high is not None:
         made |= {"lo": _listed(trace.low), "hi": _listed(trace.high)}
+    if trace.holds > 1:
+        made |= {"holds": trace.holds, "holdsS": _rounded(trace.holds_s)}
     return made
 
 

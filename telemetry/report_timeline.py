@@ -20,7 +20,9 @@ _HINT = (
     "of them at that time; drag to zoom (or choose a stage), double-click to see all again. Keys, "
     "with the charts in focus: ← → move, Shift for larger steps, + − zoom, 0 or Esc all. Where "
     "several samples share a pixel, the line is their median and the band reaches from the "
-    "smallest to the largest. Breaks in a line are times without samples."
+    "smallest to the largest. In long runs samples are put together into points of about equal "
+    "time, and each chart says how many a point holds: zooming in shows no more of them, all are "
+    "in samples/. Breaks in a line are times without samples."
 )
 _BUTTONS = (
     ("earlier", "←", "Show earlier"),
@@ -37,12 +39,20 @@ _TITLES = {
 }
 
 
+def is_end_known(run: Mapping[str, Any]) -> bool:
+    """Whether somebody noted when the run ended; of a killed one ``ended_ns`` is only the last
+    thing that is known of it."""
+    return bool(run.get("ended_ns")) and run.get("status") != "killed"
+
+
 def extent_of(run: Mapping[str, Any], stages: list[StageView], index: RunSeries) -> tuple[int, int]:
-    """Start and end of the time axis: a killed run ends with the last thing known of it."""
+    """Start and end of the time axis: a run without an end ends with the last thing known of it."""
     ends = [view.record["end_ns"] for view in stages if view.record.get("end_ns")]
     starts = [view.record["start_ns"] for view in stages if view.record.get("start_ns")]
     start = run.get("started_ns") or min(starts, default=0)
-    end = run.get("ended_ns") or max([*ends, *starts, index.last_ns() or 0, start])
+    end = run.get("ended_ns") or index.last_ns() or 0
+    if not is_end_known(run):
+        end = max([*ends, *starts, end, start])
     return start, max(end, start + 1)
 
 

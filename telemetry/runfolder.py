@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ RUN_SCHEMA = 1
 LATEST = "latest"
 LOCK = ".lock"
 """Held by the process that makes the run; the kernel drops it at any death."""
+_RUN_ID = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,22 +128,51 @@ def is_abandoned(folder: RunFolder) -> bool:
     return True
 
 
-def killed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a run whose process is gone, ended: at the end of its last finished stage."""
+def killed(record: Mapping[str, Any], samples: Path) -> dict[str, Any]:
+    """The record of a run whose process is gone, ended with the last thing that is known of it.
+
+    ``samples``: the folder of its samples. It went on for at least so long; its end nobody noted.
+    """
     stages = [
         {**stage, "status": "killed", "end_ns": None, "reason": "the run was killed"}
         if stage["status"] == "running"
         else stage
         for stage in record["stages"]
     ]
-    ends = [stage["end_ns"] for stage in stages if stage["end_ns"] is not None]
-    ended_ns = max(ends, default=record["started_ns"])
+    edges = (stage.get(edge) for stage in stages for edge in ("start_ns", "end_ns"))
+    known = (record["started_ns"], last_sample_ns(samples), *edges)
+    ended_ns = max(at_ns for at_ns in known if at_ns is not None)
     return {**record, "stages": stages, "status": "killed", "ended_ns": ended_ns}
+
+
+def last_sample_ns(samples: Path) -> int | None:
+    """The time of the last sample in a folder, ns UTC on the run's clock; None without any.
+
+    Windows do not count: a hypervisor's have the stamps of its own clock.
+    """
+    import pyarrow.compute as pc
+
+    from telemetry.segments import read_samples
+
+    table = read_samples(samples).table
+    own = table.filter(pc.is_null(table["start_ns"]))
+    last_ns: int | None = pc.max(own["ts_ns"]).as_py()
+    return last_ns
 
 
 def new_run_id(now: datetime | None = None) -> str:
     """A sortable id: UTC time to the second and six random hex digits."""
     return f"{now or datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def checked_run_id(run_id: object) -> str:
+    """The id of a run as the name of its folder. Raises ValueError for what leads elsewhere."""
+    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or run_id == LATEST:
+        raise ValueError(
+            f"run id {run_id!r} is no name of a run's folder: wanted is one such as "
+            "20261124-020000-3fa9c1, of letters, digits, '_', '-' and '.'"
+        )
+    return run_id
 
 
 def point_latest_at(out: Path, run_id: str) -> None:

@@ -157,6 +157,11 @@ const listen = (figure) => {
   svg.addEventListener("pointerleave", () => { if (from === null) { cursor = null; showValues(); } });
   svg.addEventListener("dblclick", reset);
 };
+/* How many samples a point of the chart stands for, where it is more than one. */
+const heldBy = (chart) => {
+  const most = chart.series.reduce((a, b) => ((b.holdsS || 0) > (a.holdsS || 0) ? b : a));
+  return most.holds ? `a point holds up to ${most.holds} samples (${human(most.holdsS, "s")})` : "";
+};
 const WORLDS = { guest: "guest", gpu: "GPU", hypervisor: "hypervisor" };
 const build = () => {
   hatches();
@@ -174,6 +179,7 @@ const build = () => {
     if (chart.empty) { make(figure, "p", { class: "empty" }, chart.empty); continue; }
     if (chart.world) make(title, "small", { class: "world" }, WORLDS[chart.world]);
     make(title, "small", {}, chart.unit.startsWith("B") ? (chart.unit === "B" ? "bytes" : "bytes per second") : chart.unit);
+    if (heldBy(chart)) make(title, "small", { class: "holds" }, heldBy(chart));
     for (const series of chart.series) series.times = absolute(series.t);
     if (chart.stacked) chart.stack = stackOf(chart);
     const svg = make(figure, "svg:svg", { role: "img", "aria-label": `${chart.title}, ${chart.unit}, over time: ${chart.series.map((series) => series.label).join(", ")}` });

@@ -143,7 +143,7 @@ class GpuCollector:
         return found
 
     def _begin_gpm(self, gpu: nvml.Gpu) -> GpmSource:
-        source = GpmSource(gpu=gpu, clock=self.clock, tick_s=self.period_s, lose=self._lost.lose)
+        source = GpmSource(gpu=gpu, clock=self.clock, tick_s=self.period_s, lost=self._lost)
         source.begin()
         return source
 
@@ -181,7 +181,7 @@ class GpuCollector:
         sources = self._sources[gpu.entity] = []
         buffered = [] if gpu.mig_index is not None else self._open_buffers(gpu, sources)
         found += buffered
-        memory = ProcessMemorySource(gpu=gpu, clock=self.clock, lose=self._lost.lose, kin=self._kin)
+        memory = ProcessMemorySource(gpu=gpu, clock=self.clock, lost=self._lost, kin=self._kin)
         held = memory.open()
         found += held
         if any(series.reason is None for series in held):
@@ -202,7 +202,7 @@ class GpuCollector:
         """The series that the driver's buffers give, in place of questions or beside them."""
         levels = {
             metric: LevelSource(
-                gpu=gpu, metric=metric, buffer=buffer, clock=self.clock, lose=self._lost.lose
+                gpu=gpu, metric=metric, buffer=buffer, clock=self.clock, lost=self._lost
             )
             for metric, buffer in LEVELS.items()
         }
@@ -211,7 +211,7 @@ class GpuCollector:
         for metric in wanted:
             sources.append(levels[metric])
             self.slow_periods[f"{gpu.entity} {metric.name}"] = levels[metric].period_s
-        processes = ProcessSource(gpu=gpu, clock=self.clock, lose=self._lost.lose, kin=self._kin)
+        processes = ProcessSource(gpu=gpu, clock=self.clock, lost=self._lost, kin=self._kin)
         uses = processes.open()
         if any(series.reason is None for series in uses):
             sources.append(processes)
@@ -225,32 +225,40 @@ class GpuCollector:
     def last_sample(self) -> Samples:
         """The same, with all that the slower sources have until now: nothing comes after it.
 
-        Then the energy counters alone, until each has moved or ``MOVES_S`` are over.
+        Then the energy counters alone, until each has moved after it was asked once more, or
+        ``MOVES_S`` are over.
         """
         samples = self._sample(last=True)
         self._see_energy_move(samples)
         return samples
 
     def _see_energy_move(self, samples: list[Sample]) -> None:
-        first_j = {one.series.entity: one.value for one in samples if one.series.metric is ENERGY}
+        told = [one.series.entity for one in samples if one.series.metric is ENERGY]
         waiting = [
             plan
-            for entity in first_j
+            for entity in told
             for plan in self._plans[entity]
             if plan.series[0].metric is ENERGY
         ]
+        asked_j: dict[str, float] = {}
         until_s = time.monotonic() + MOVES_S - ASK_AGAIN_S
         while waiting and time.monotonic() < until_s:
             time.sleep(ASK_AGAIN_S)
-            waiting = [
-                one for one in waiting if self._stands_still(one, first_j[one.gpu.entity], samples)
-            ]
+            waiting = [one for one in waiting if self._stands_still(one, asked_j, samples)]
 
-    def _stands_still(self, energy: _Plan, first_j: float, samples: list[Sample]) -> bool:
-        """Ask for the energy once more; whether it is told, and still what it was at first."""
+    def _stands_still(
+        self, energy: _Plan, asked_j: dict[str, float], samples: list[Sample]
+    ) -> bool:
+        """Ask for the energy once more; whether it is told, and still what was told first here.
+
+        ``asked_j``: that, by entity. Of this reading the stamp of the last sample before it says
+        that it was begun after the stage: a stamp is from the end of its own call.
+        """
         before = len(samples)
         self._ask(energy, samples)
-        return len(samples) > before and samples[-1].value == first_j
+        if len(samples) == before:
+            return False
+        return samples[-1].value == asked_j.setdefault(energy.gpu.entity, samples[-1].value)
 
     def _sample(self, last: bool) -> list[Sample]:
         samples: list[Sample] = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from infra import nvml
 from infra.nvml_buffers import Buffer, Kept, kept, step_us
 from telemetry.clock import Clock
-from telemetry.collectors.gpu_losses import Lose
+from telemetry.collectors.gpu_losses import Losses
 from telemetry.samples import Metric, Sample, Series
 
 DRAIN_S = 1.0
@@ -33,7 +33,7 @@ class LevelSource:
     metric: Metric
     buffer: Buffer
     clock: Clock
-    lose: Lose
+    lost: Losses
     series: Series = field(init=False, repr=False)
     period_s: float = field(default=0.0, init=False)
     """Between two samples of the driver's, as the buffer showed on opening."""
@@ -77,7 +77,7 @@ class LevelSource:
             self._seen_us = 0  # The wall clock was set back: new samples have stamps seen before.
         samples = kept(self.gpu, self.buffer, self._seen_us)
         if isinstance(samples, nvml.Absent):
-            self.lose(self.gpu, self.series, samples, now_ns)
+            self.lost.lose(self.gpu, self.series, samples, now_ns)
             return ()
         if samples:
             self._seen_us = samples[-1].stamp_us

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from infra import nvml
 from infra.nvml_gpm import OF_THE_MOMENT, SHORTEST_NS, Counter, Gpm
 from telemetry.clock import Clock
-from telemetry.collectors.gpu_losses import Lose
+from telemetry.collectors.gpu_losses import Losses
 from telemetry.collectors.gpu_metrics import GPM_METRICS
 from telemetry.samples import Sample, Series
 
@@ -38,7 +38,7 @@ class GpmSource:
     gpu: nvml.Gpu
     clock: Clock
     tick_s: float
-    lose: Lose
+    lost: Losses
     _counters: Gpm = field(init=False, repr=False)
     _series: list[Series] = field(default_factory=list, repr=False)
     _asked: list[Counter] = field(default_factory=list, repr=False)
@@ -103,7 +103,7 @@ class GpmSource:
         values = why or self._counters.values(self._asked)
         if isinstance(values, nvml.Absent):
             first, *more = self._series
-            self.lose(self.gpu, first, values, end_ns, more)
+            self.lost.lose(self.gpu, first, values, end_ns, more)
             return ()
         return self._told(values, start_ns, end_ns)
 
@@ -111,7 +111,7 @@ class GpmSource:
         samples = []
         for series, value in zip(self._series, values, strict=True):
             if isinstance(value, nvml.Absent):
-                self.lose(self.gpu, series, value, end_ns)
+                self.lost.lose(self.gpu, series, value, end_ns)
             else:
                 samples.append(Sample(end_ns, series, value, start_ns))
         return samples

@@ -6,7 +6,6 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol
 
 from infra import nvml
 from telemetry.collectors.gpu_metrics import UP
@@ -18,19 +17,6 @@ MOST_TOLD = 5
 
 _What = tuple[str, str]
 """Entity and metric of a series; a whole GPU has no metric."""
-
-
-class Lose(Protocol):
-    """Notes that a series which had values has none, and why; with ``more`` that went with it."""
-
-    def __call__(
-        self,
-        gpu: nvml.Gpu,
-        series: Series,
-        why: nvml.Absent,
-        ts_ns: int,
-        more: Sequence[Series] = (),
-    ) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -54,7 +40,8 @@ class Losses:
         ts_ns: int,
         more: Sequence[Series] = (),
     ) -> None:
-        """Tell, once until it answers again, that these series or their whole GPU are lost."""
+        """Tell, once until it answers again, that a series and the ``more`` that went with it, or
+        their whole GPU, have no values any more."""
         if not why.lost:
             gone = [one for one in (series, *more) if self._is_news(_what(one), ts_ns)]
             others = f" and {len(gone) - 1} more" if len(gone) > 1 else ""

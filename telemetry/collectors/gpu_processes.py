@@ -14,7 +14,7 @@ from infra import nvml
 from infra.nvml import UNTOLD_MEMORY
 from infra.nvml_buffers import Used, used
 from telemetry.clock import Clock
-from telemetry.collectors.gpu_losses import Lose
+from telemetry.collectors.gpu_losses import Losses
 from telemetry.collectors.gpu_metrics import (
     ALL_MEM,
     ALL_SM,
@@ -65,7 +65,7 @@ class ProcessMemorySource:
 
     gpu: nvml.Gpu
     clock: Clock
-    lose: Lose
+    lost: Losses
     kin: Kin
     _series: dict[Metric, Series] = field(default_factory=dict, repr=False)
     _strangers: set[int] = field(default_factory=set, repr=False)
@@ -106,7 +106,7 @@ class ProcessMemorySource:
     def _lose(self, metrics: Iterable[Metric], why: nvml.Absent, ts_ns: int) -> None:
         for metric in metrics:
             if self._series[metric].reason is None:
-                self.lose(self.gpu, self._series[metric], why, ts_ns)
+                self.lost.lose(self.gpu, self._series[metric], why, ts_ns)
 
     def _sums(self, held: Mapping[int, float | None], ts_ns: int) -> dict[Metric, float]:
         sums = {PROCESS_COUNT: float(len(held))}
@@ -134,7 +134,7 @@ class ProcessSource:
 
     gpu: nvml.Gpu
     clock: Clock
-    lose: Lose
+    lost: Losses
     kin: Kin
     _series: dict[Metric, Series] = field(default_factory=dict, repr=False)
     _strangers: set[int] = field(default_factory=set, repr=False)
@@ -170,7 +170,7 @@ class ProcessSource:
         self._since_ns = end_ns
         if isinstance(found, nvml.Absent):
             first, *more = (one for one in self._series.values() if one.reason is None)
-            self.lose(self.gpu, first, found, end_ns, more)
+            self.lost.lose(self.gpu, first, found, end_ns, more)
             return ()
         self._see(found)
         return [
@@ -187,7 +187,7 @@ class ProcessSource:
         if strangers:
             if self._strangers.intersection(strangers):
                 run_sm, run_mem = self._series[RUN_SM], self._series[RUN_MEM]
-                self.lose(self.gpu, run_sm, _unseen(strangers[0]), ts_ns, (run_mem,))
+                self.lost.lose(self.gpu, run_sm, _unseen(strangers[0]), ts_ns, (run_mem,))
             self._strangers = set(strangers)
             return sums
         mine = [use[pid] for pid, known in ours.items() if known]

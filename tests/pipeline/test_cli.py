@@ -23,8 +23,9 @@ from click.testing import CliRunner, Result
 
 import pipeline.cli
 from pipeline.cli import main
-from telemetry.runfolder import RUN_SCHEMA, RunFolder, point_latest_at
+from telemetry.runfolder import RUN_SCHEMA, RunFolder, last_sample_ns, point_latest_at
 from tests.pipeline.test_handbook import published_day
+from tests.telemetry.test_report import chart_data
 
 HEAVY = (
     "torch",
@@ -39,6 +40,7 @@ HEAVY = (
 )
 ROOT = Path(__file__).parents[2]
 TOKEN_NAME = "STAGESCOPE_TEST_NO_SUCH_TOKEN"
+NS = 1_000_000_000
 
 
 @pytest.fixture(autouse=True)
@@ -480,6 +482,10 @@ def test_a_recording_that_was_killed_is_ended_by_whoever_looks_at_it() -> None:
     going = call("profile latest")
     assert going.exit_code == 2
     assert "is still running" in going.output
+    samples, began_ns = Path("runs/latest/samples"), record["stages"][0]["start_ns"]
+    while (last_sample_ns(samples) or 0) < began_ns + 2 * NS:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
     os.killpg(one.pid, signal.SIGKILL)
     one.wait()
     looked = call("profile latest")
@@ -487,6 +493,17 @@ def test_a_recording_that_was_killed_is_ended_by_whoever_looks_at_it() -> None:
     assert "was killed" in looked.stderr
     record = json.loads(Path("runs/latest/run.json").read_text())
     assert record["status"] == record["stages"][0]["status"] == "killed"
+    assert record["ended_ns"] >= began_ns + 2 * NS
+    page = Path("runs/latest/report.html").read_text()
+    data = chart_data(page)
+    (nap,) = data["stages"]
+    assert not nap["ended"]
+    assert data["durationMs"] == nap["to"] >= nap["from"] + 2000
+    shown = next(chart for chart in data["charts"] if chart["series"])
+    assert sum(shown["series"][0]["t"]) >= 1900, "the chart reaches over the time that was sampled"
+    assert "no end was recorded" in page
+    assert "outside of the stages" not in page
+    assert "at least" in call("runs list").output
 
 
 def test_runs_are_listed_and_pruned() -> None:

@@ -279,6 +279,23 @@ def test_profile_of_a_run_is_printed_as_before(tmp_path: Path) -> None:
     assert "publish" in call("profile", "--help").stdout
 
 
+def test_both_statistics_are_named_and_where_they_disagree_it_is_told(tmp_path: Path) -> None:
+    times_s = {"a": [10.0] * 15, "b": [10.2] * 8 + [6.0] * 7}
+    sides = [
+        ",".join(
+            str(made_run(tmp_path / name, i, {"training": took}).path)
+            for i, took in enumerate(of_side, 1)
+        )
+        for name, of_side in times_s.items()
+    ]
+    shown = call("compare", *sides).stdout
+    assert "A, median" in shown
+    assert "B less A, of means" in shown
+    assert "A, B: medians of the runs" in shown
+    assert "training: medians say otherwise: some runs lie far off" in shown
+    assert "medians say otherwise" not in call("compare", sides[0], sides[0]).stdout
+
+
 def test_another_verdict_is_told_with_the_comparison(tmp_path: Path) -> None:
     sides = [
         ",".join(made(tmp_path / name, verdict=verdict))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from telemetry.compare_timeline import in_turn
 from telemetry.compared import ALPHA_SAME, TIME, Rule
 from telemetry.profile import Row
 from telemetry.publish import reference_of
-from telemetry.reference import Reference
+from telemetry.reference import DURATION, Reference
 from tests.browser import Browser
 from tests.study.detection import called_same, normal
 from tests.telemetry.reference_runs import ENVIRONMENT, RECIPE, made_run, row
@@ -313,6 +314,29 @@ def test_what_accounts_for_little_of_the_difference_is_no_reason(tmp_path: Path)
     assert [one.resources for one in got.explanations] == [("waiting for a CPU",)]
 
 
+def times_alone(one: Reference) -> Reference:
+    """A side of which no figure but the stages' times is known."""
+    stages = [
+        replace(stage, metrics=tuple(entry for entry in stage.metrics if entry.key == DURATION))
+        for stage in one.stages
+    ]
+    return replace(one, stages=tuple(stages))
+
+
+@pytest.mark.parametrize(("training", "told"), [(16.0, "60 % slower"), (5.0, "50 % faster")])
+def test_where_nothing_stands_out_that_is_all_that_is_said(
+    tmp_path: Path, training: float, told: str
+) -> None:
+    a, b = (
+        times_alone(side(tmp_path, name, training=s)) for name, s in (("a", 10), ("b", training))
+    )
+    (explained,) = compare(a, b).explanations
+    assert explained.resources == ()
+    assert f"Training is {told}" in explained.sentence
+    assert "None of the figures that were asked stands out." in explained.sentence
+    assert "waited" not in explained.sentence
+
+
 def test_what_others_share_is_evidence_and_decides_nothing(tmp_path: Path) -> None:
     rows = [[row("training", "machine", "psi_cpu_some_seconds", "s", s)] for s in (1.0, 9.0)]
     got = compare(side(tmp_path, "a", rows=rows[0]), side(tmp_path, "b", rows=rows[1]))
@@ -360,6 +384,36 @@ def page(tmp_path: Path, hostile: str = "b") -> tuple[Comparison, str]:
     b = side(tmp_path, "b", training=16, environment={**ENVIRONMENT, "kernel": hostile})
     got = compare(side(tmp_path, "a"), b)
     return got, render(got)
+
+
+def one_by_one(out: Path, name: str, times_s: Sequence[float]) -> Reference:
+    runs = [made_run(out / name, i, {"training": took}) for i, took in enumerate(times_s, 1)]
+    return reference_of(name, runs)
+
+
+def test_medians_that_differ_the_other_way_are_told_in_the_row(tmp_path: Path) -> None:
+    a = one_by_one(tmp_path, "a", [10.0] * 15)
+    b = one_by_one(tmp_path, "b", [10.2] * 8 + [6.0] * 7)
+    got = compare(a, b)
+    (time,) = got.times
+    assert (time.a, time.b, time.verdict) == (10.0, 10.2, "faster")
+    assert time.difference < 0
+    row = render(got).split('scope="row">training')[1].split("</tr>")[0]
+    assert "medians say otherwise: some runs lie far off" in row
+    still = compare(a, one_by_one(tmp_path, "still", [9.0] * 15))
+    assert still.times[0].verdict == "faster"
+    assert "medians say otherwise" not in render(still)
+
+
+def test_the_page_names_both_statistics(tmp_path: Path) -> None:
+    _, html = page(tmp_path)
+    for table in ("Stage times", "Metrics that differ"):
+        head = html.split(f"<caption>{table}</caption>")[1].split("</thead>")[0]
+        assert head.count('<span class="unit">median</span>') == 2
+        assert '<span class="unit">difference of means</span>' in head
+    footer = html.split("<footer>")[1]
+    assert "A and B are medians" in footer
+    assert "of the means" in footer
 
 
 def test_the_page_is_alone_and_inert(tmp_path: Path) -> None:

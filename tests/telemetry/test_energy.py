@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -32,6 +33,9 @@ EPOCH_NS = 1_795_485_600_123_456_789
 ENERGY = make_metric("energy_j", "counter", "J")
 POWER = make_metric("power_instant_w", "gauge", "W", integral="J")
 NAMES = {metric.name for metric in METRICS}
+ROUNDING_J = 1e-6
+GRAIN_J = 1e-3
+"""The counter is in mJ."""
 
 Energy = Callable[[float], float]
 
@@ -105,29 +109,73 @@ def test_the_difference_is_that_of_the_profiles_own_rows() -> None:
     assert _mean(rows, "energy_difference_j") == pytest.approx(counter.total - power.total)
 
 
-@settings(deadline=None, max_examples=80)
+def _pulsed(t: float) -> float:
+    """Joules until t: 300 W for 2 s, then nothing for 2 s; a reading made in there is exact."""
+    return 600 * (t // 4) + 300 * min(t % 4, 2.0)
+
+
+def _called(
+    energy: Energy, *, phase_ms: int, step_ms: int, period_ms: float, slowest_ms: int, seed: int
+) -> SampleSet:
+    """The counter as a thread asks for it: each call takes up to ``slowest_ms``, has its value from
+    any moment of it, and its stamp from its end; one that is late is followed at once."""
+    random = np.random.default_rng(seed)
+    free_ns = 0
+    counter: list[Raw] = []
+    for tick in range(int(34_000 / period_ms)):
+        begin_ns = max(free_ns, round((phase_ms + tick * period_ms) * 1e6))
+        free_ns = begin_ns + int(random.integers(0, slowest_ms * 1_000_000 + 1))
+        read_ns = int(random.choice([begin_ns, free_ns, random.integers(begin_ns, free_ns + 1)]))
+        value_j = energy(read_ns // (step_ms * 1_000_000) * step_ms / 1e3)
+        counter.append((EPOCH_NS + free_ns, None, value_j))
+    return make_samples({("gpu:0", ENERGY): counter}, period_s=period_ms / 1e3)
+
+
+TIMES_MS = st.tuples(st.integers(300, 20_000), st.integers(10, 12_000), st.integers(0, 99))
+"""A stage's start and length, and the recorder's first tick."""
+
+
+@settings(deadline=None, max_examples=300)
 @given(
-    start_s=st.floats(0.3, 20),
-    length_s=st.floats(0.01, 12),
-    phase_s=st.floats(0, 0.099),
-    step_s=st.sampled_from([0.02, 0.1, 0.15, 0.2]),
-    period_s=st.sampled_from([0.05, 0.1, 0.1013]),
+    energy=st.sampled_from([_pulsed, _wave()]),
+    times_ms=TIMES_MS,
+    step_ms=st.sampled_from([20, 100, 150, 200]),
+    period_ms=st.sampled_from([50, 100, 101.3]),
+    slowest_ms=st.sampled_from([0, 80]),
+    seed=st.integers(0, 2**32 - 1),
 )
-def test_the_true_energy_lies_between_the_bounds(
-    start_s: float, length_s: float, phase_s: float, step_s: float, period_s: float
-) -> None:
-    energy = _wave()
-    samples = _samples(energy, 34, step_s=step_s, period_s=period_s, phase_s=phase_s)
-    rows = _rows(samples, [_span(start_s, start_s + length_s)])
-    if rows["train", "energy_low_j"].reason is not None:
-        assert "counter" in (rows["train", "energy_low_j"].reason or "")
+def test_the_true_energy_lies_between_the_bounds_however_slow_the_calls_are(
+    energy: Energy, times_ms: tuple[int, int, int], step_ms: int, period_ms: float,
+    slowest_ms: int, seed: int,
+) -> None:  # fmt: skip
+    start_ms, length_ms, phase_ms = times_ms
+    samples = _called(
+        energy, phase_ms=phase_ms, step_ms=step_ms, period_ms=period_ms, slowest_ms=slowest_ms,
+        seed=seed,
+    )  # fmt: skip
+    end_ms = start_ms + length_ms
+    rows = _rows(samples, [_span(start_ms / 1e3, end_ms / 1e3)])
+    if (why := rows["train", "energy_low_j"].reason) is not None:
+        assert "counter" in why or (length_ms < 200 and "has no sample" in why)
         return
-    true = energy(start_s + length_s) - energy(start_s)
+    true = energy(end_ms / 1e3) - energy(start_ms / 1e3)
     low, high = _mean(rows, "energy_low_j"), _mean(rows, "energy_high_j")
-    assert low - 1e-3 <= true <= high + 1e-3
-    in_step = period_s in {0.05, 0.1} and step_s in {0.02, 0.1}
-    most_s = 0.4001 if in_step else 4 * (period_s + step_s)
-    assert high - low <= most_s * 400  # at the most power that there is
+    assert low - ROUNDING_J <= true <= high + ROUNDING_J
+    in_step = period_ms in {50, 100} and step_ms in {20, 100} and not slowest_ms
+    most_ms = 600 if in_step else 8 * period_ms + 10 * slowest_ms + 4 * step_ms
+    assert high - low <= most_ms / 1e3 * 400 + ROUNDING_J  # at the most power that there is
+
+
+def test_a_reading_from_before_its_stamp_does_not_make_the_bounds_too_tight() -> None:
+    """At 10 W. What is stamped with 2.1 s was read at 2.01 s; the counter moved at 2.05 s, while
+    the stage still ran, and then at 2.25 s."""
+    before = [(0.1 * tick, float(tick)) for tick in range(1, 21)]
+    after = [(2.1, 20.0), (2.2, 20.5), (2.3, 22.5), (2.4, 22.5), (2.5, 24.5)]
+    counter: list[Raw] = [
+        (EPOCH_NS + round(t * NS), None, joules) for t, joules in [*before, *after]
+    ]
+    rows = _rows(make_samples({("gpu:0", ENERGY): counter}), [_span(1.0, 2.08)])
+    assert _mean(rows, "energy_low_j") <= 10.8 <= _mean(rows, "energy_high_j")
 
 
 def test_the_bounds_are_wide_on_a_short_stage_and_narrow_on_a_long_one() -> None:
@@ -137,8 +185,8 @@ def test_the_bounds_are_wide_on_a_short_stage_and_narrow_on_a_long_one() -> None
         / _mean(rows, "energy_high_j", stage)
         for stage in ("short", "long")
     }
-    assert 0.1 < widths["short"] < 0.5
-    assert widths["long"] < 0.03
+    assert 0.2 < widths["short"] < 0.6
+    assert widths["long"] < 0.04
 
 
 def test_a_counter_that_moves_rarely_widens_the_bounds() -> None:
@@ -163,7 +211,7 @@ def test_a_time_without_readings_widens_the_bounds_of_its_own_stage_alone() -> N
         - _mean(rows, "energy_low_j", span.stage)
         for span in spans
     }
-    assert max(widths["before"], widths["after"]) < 0.4001 * 400
+    assert max(widths["before"], widths["after"]) < 0.6001 * 400
     assert widths["within"] > 2 * 200
 
 
@@ -231,7 +279,48 @@ def test_a_second_at_work_is_not_idle_however_little_it_took(
     assert "rest for two seconds" in why
     at_rest = lambda t: 600 * min(t, 20) + 70 * max(0, t - 20)  # noqa: E731
     rows = _rows(_seen(_samples(at_rest, 30), name, busy, idle, to_s=22), [_span(2, 18)])
-    assert _mean(rows, "power_idle_least_w") == pytest.approx(70, abs=1)
+    assert _mean(rows, "power_idle_run_w") == pytest.approx(70, abs=1)
+
+
+def _noisy(length_s: float, seed: int) -> SampleSet:
+    """A GPU that does nothing, at 70 W with noise of 2 W, by both witnesses."""
+    random = np.random.default_rng(seed)
+    power_w = 70 + 2 * random.standard_normal(int(10 * length_s))
+    ts = [EPOCH_NS + round((0.1 * tick + 0.03) * NS) for tick in range(len(power_w))]
+    joules = np.cumsum(power_w) * 0.1
+    return make_samples(
+        {
+            ("gpu:0", POWER): [(at, None, float(w)) for at, w in zip(ts, power_w, strict=True)],
+            ("gpu:0", ENERGY): [(at, None, float(j)) for at, j in zip(ts, joules, strict=True)],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("start_s", "seen", "row"),
+    [(30, False, "power_idle_before_w"), (0.5, True, "power_idle_run_w")],
+)
+def test_a_stage_that_did_nothing_is_as_often_below_idle_as_above_it(
+    start_s: float, seen: bool, row: str
+) -> None:
+    above_j = []
+    for seed in range(40):
+        samples = _noisy(330, seed)
+        if seen:
+            samples = _seen(samples, "gpu_util_percent", 97, 0, to_s=0)
+        rows = _rows(samples, [_span(start_s, start_s + 290)])
+        assert ("train", row) in rows
+        above_j.append(rows["train", "energy_above_idle_j"].total or 0.0)
+    assert 8 <= sum(joules > 0 for joules in above_j) <= 32
+    assert abs(float(np.mean(above_j))) < 30  # 0.1 W over 290 s
+
+
+def test_the_least_second_of_a_run_is_too_low_and_says_so() -> None:
+    rows = _rows(_noisy(330, 1), [_span(0.5, 290)])
+    assert (rows["train", "energy_above_idle_j"].total or 0.0) > 0.5 * 290
+    (least,) = (metric for metric in METRICS if metric.name == "power_idle_least_w")
+    assert _mean(rows, least.name) < 69.5
+    assert "too low" in least.meaning
 
 
 def test_idle_power_needs_a_whole_second() -> None:
@@ -328,8 +417,7 @@ def test_a_stage_that_ends_right_before_the_recorder_has_both_bounds(
         span = Span(stage="train", start_ns=start_ns, end_ns=clock.now_ns())
     rows = _rows(read_samples(tmp_path / "samples"), [span])
     low, high = _mean(rows, "energy_low_j"), _mean(rows, "energy_high_j")
-    step_j = 20  # of the counter: a reading may be stamped a little after it was made
-    assert low - 0.1 <= 200 * span.seconds <= high + step_j
+    assert low - GRAIN_J <= 200 * span.seconds <= high + GRAIN_J
 
 
 def test_without_a_gpu_everything_is_absent_with_the_reason_and_parts_of_one_have_no_rows() -> None:

@@ -331,6 +331,9 @@ def test_the_last_sample_goes_on_until_each_energy_counter_has_moved(watch: Watc
     for entity in ("gpu:0", "gpu:1"):
         (first, at_first), *_, (last, at_last) = seen.last(entity, "energy_j")
         assert at_last > at_first
+        values = [value for _, value in seen.last(entity, "energy_j")]
+        assert len(values) > 2, "it moved after a reading that was begun after the last sample"
+        assert values[-2] == values[1] < at_last
         assert [value for _, value in seen.last(entity, "energy_j")].count(at_last) == 1
         assert last - first < MOVES_S
         assert len(seen.last(entity, "power_instant_w")) == 1

@@ -15,6 +15,7 @@ import pytest
 from telemetry.report import render
 from telemetry.report_html import exactly, human, percent, seconds, short, tag
 from telemetry.report_series import MAX_POINTS
+from telemetry.runfolder import killed
 from telemetry.segments import SampleSet
 from tests.browser import Browser
 from tests.telemetry.report_runs import NO_GPU, NO_VCENTER, STAGES, START_NS, MadeRun
@@ -66,8 +67,10 @@ def killed_run() -> tuple[dict[str, Any], dict[str, Any], SampleSet]:
     stages[3] |= {"status": "failed", "reason": "no space left on device", "exit_code": 1}
     stages[4] |= {"status": "running", "end_ns": None, "rusage": None}
     stages[5] |= {**nothing, "status": "skipped", "reason": "training failed"}
-    run |= {"status": "killed", "ended_ns": None, "losses": ["recorder: lost 1.0 s of samples"]}
+    run |= {"status": "running", "ended_ns": None, "losses": ["recorder: lost 1.0 s of samples"]}
     run["clock"]["offset_end_ns"] = None
+    run = killed(run, Path("no samples on disk"))
+    run["ended_ns"] = max(samples.table.column("ts_ns").to_pylist())  # as where they are
     return run, profile, samples
 
 
@@ -131,11 +134,29 @@ def test_reused_failed_and_unended_stages_say_so() -> None:
     assert "its outputs are those of run 20261123-231502-aa01ff" in text
     assert "✗ failed" in text
     assert "no space left on device" in text
-    assert "… no end" in text
+    assert "■ killed" in text
     assert "Not run: training failed." in text
     assert "recorder: lost 1.0 s of samples" in text
     assert "no end was recorded" in text
     assert "drift not known" in text
+
+
+def test_a_killed_run_is_shown_to_the_last_thing_known_of_it_and_has_no_end() -> None:
+    run, profile, samples = killed_run()
+    page = render(run, profile, samples)
+    data, text = chart_data(page), Elements(page).text
+    assert data["durationMs"] == 59_900
+    going = data["stages"][-1]
+    assert (going["name"], going["to"], going["ended"]) == ("validation", 59_900, False)
+    assert "Tookat least 59.9 s: no end was recorded" in text
+    assert "Endednot known: no end was recorded" in text
+    assert "outside of the stages" not in text
+    ended = Elements(render({**run, "status": "failed"}, profile, samples)).text
+    assert "Took59.9 s" in ended
+    assert "outside of the stages" in ended
+    lost = {**run, "stages": [], "ended_ns": run["started_ns"]}
+    text = Elements(render(lost, {}, SampleSet.empty())).text
+    assert "Tooknot known: no end was recorded" in text
 
 
 def test_a_run_without_stages_or_samples_has_sentences_instead() -> None:

@@ -43,6 +43,18 @@ OVERLAPS = """
     return {found, boxes: boxes.length};
   })()
 """  # noqa: E501 - a script of the page
+CAPTIONS = "document.querySelector('#chart-KEY h3').textContent"
+ON_ANOTHER = """
+  [...document.querySelectorAll("figure.chart")].flatMap((figure) => {
+    const parts = [...figure.querySelectorAll("h3 small, .legend li, svg[role=img]")];
+    const boxes = parts.flatMap((one) =>
+      [...one.getClientRects()].map((rect) => [one.textContent, rect]));
+    return boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([b, q]) => a !== b &&
+      Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1 &&
+      Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 1
+    ).map(([b]) => `${a} on ${b}`));
+  })
+"""
 CONTRAST = """
   (() => {
     const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
@@ -111,7 +123,7 @@ def test_each_stage_has_its_verdict_by_word_and_sign_with_its_evidence() -> None
         assert "read by calls1.20 GiB" in section
         assert "to the GPU––the stage aloneno GPU was used in this stage" in section
         assert "× 3.32 of the raw data" in section
-        assert "Epochs: 14, 90.0 MiB each" in section
+        assert "Epochs: 14; the steps of each took 90.0 MiB from its table." in section
     assert len({sign for sign, _ in SIGNS.values()}) == len(SIGNS)
 
 
@@ -197,6 +209,18 @@ def test_a_page_of_an_hour_has_bands_and_no_more_points_than_one_of_ten_minutes(
     assert len(series["lo"]) == len(series["hi"]) == len(series["t"])
 
 
+def test_each_chart_knows_how_many_samples_a_point_holds() -> None:
+    hour, minute = (render(*MadeRun(seconds=seconds, gpus=1).build()) for seconds in (3600, 60))
+    for key in ("cpu", "disk", "gpu-power"):
+        held = {(one["holds"], one["holdsS"]) for one in chart(hour, key)["series"]}
+        assert held <= {(18, 1.8), (19, 1.9)}, key
+        for series in chart(hour, key)["series"]:
+            known = [value for value in series["v"] if value is not None]
+            assert len(known) * series["holds"] >= 35_990, "all samples are in the points"
+    assert not [one for made in chart_data(minute)["charts"] for one in made["series"]
+                if "holds" in one]  # fmt: skip
+
+
 def test_the_three_worlds_stand_together_first() -> None:
     drawn = chart_data(made("vsphere"))["charts"]
     assert drawn[0]["heading"] == "Guest, GPU and hypervisor together"
@@ -235,6 +259,21 @@ def test_a_phone_shows_every_figure_within_its_width(
         "one.getBoundingClientRect().right > innerWidth).map((one) => one.textContent)"
     )
     assert outside == []
+    assert_quiet(browser)
+
+
+@pytest.mark.needs("chromium")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_captions_of_a_long_run_say_what_a_point_holds_and_stand_on_nothing(
+    tmp_path: Path, browser: LivePage, width: int
+) -> None:
+    page = render(*MadeRun(seconds=3600, gpus=2).build())
+    browser.show(saved(tmp_path, page), width=width, phone=width == 390)
+    for key in ("cpu", "disk", "gpu-power"):
+        told = browser.value(CAPTIONS.replace("KEY", key))
+        assert re.search(r"a point holds up to 1[89] samples \(1\.[89] s\)$", told), told
+    assert browser.value(ON_ANOTHER) == []
+    assert browser.value("document.scrollingElement.scrollWidth <= innerWidth")
     assert_quiet(browser)
 
 
@@ -304,6 +343,9 @@ def test_many_samples_in_a_pixel_are_a_median_within_a_band(
     assert all(path.startswith("M") and path.endswith("Z") for path in paths)
     browser.value("document.querySelectorAll('button[data-stage]')[0].click()")
     browser.settle()
+    assert browser.value(CAPTIONS.replace("KEY", "disk")).endswith(
+        "a point holds up to 4 samples (0.4 s)"
+    )
     few: Any = browser.value(
         "document.querySelector('#chart-disk .minmax').getAttribute('d').length"
     )
