@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from infra.uri import USERINFO, masked
 from pipeline.artifact import STORE, Artifact, Store
 from pipeline.keys import stage_key
 from pipeline.recipe import Recipe, RecipeError, read_recipe
@@ -214,7 +216,7 @@ def _warnings(recipe: Recipe) -> Iterator[str]:
         yield "vcenter.insecure: the certificate is not verified, and the report will say so"
     uri = recipe.tracking.uri
     if uri.startswith(("http://", "https://")) and not _answers(uri):
-        yield f"tracking.uri: {uri} does not answer; send later with stagescope sync"
+        yield f"tracking.uri: {masked(uri)} does not answer; send later with stagescope sync"
 
 
 def _stages(recipe: Recipe, store: Store) -> list[PlannedStage]:
@@ -250,8 +252,12 @@ def _reachable(host: str, port: int) -> bool:
 
 
 def _answers(uri: str) -> bool:
+    """Whether a server is there; it is asked without user and password, which it may want."""
+    address = f"{USERINFO.sub('', uri).rstrip('/')}/health"
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_CONNECT_S):  # noqa: S310 - http(s) only
+        with urllib.request.urlopen(address, timeout=_CONNECT_S):  # noqa: S310 - http(s) only
             return True
+    except urllib.error.HTTPError as error:
+        return error.code in {401, 403}
     except OSError:
         return False

@@ -16,10 +16,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_serializer
 
 from infra import toml_model
 from infra.toml_model import Count, Section, override, sentence
+from infra.uri import masked
 from infra.vsphere.settings import VCenterSettings
 from telemetry.contention import Thresholds
 from telemetry.settings import TelemetrySettings
@@ -42,7 +43,7 @@ class RecipeError(ValueError):
         wrong: frozenset[str] = frozenset(),
     ) -> None:
         self.source = source
-        self.problems = list(problems)
+        self.problems = [masked(problem) for problem in problems]
         self.rest, self.wrong = rest, wrong
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
         super().__init__(f"the recipe {source} cannot be run:\n{lines}")
@@ -267,12 +268,21 @@ class VCenter(Section):
 
 
 class Tracking(Section):
-    """Where MLflow is."""
+    """Where MLflow is. User and password in its address are recorded as `***`."""
 
-    uri: str = Field("", description="tracking server; empty: embedded, on SQLite beside the runs")
+    uri: str = Field(
+        "",
+        description="tracking server; empty: embedded, on SQLite beside the runs; with `***` for "
+        "user and password: MLFLOW_TRACKING_URI is the whole of it",
+    )
     experiment: str = Field("stagescope", description="experiment of the runs")
     registered_model: str = Field("card-fraud", description="name in the model registry")
     timeout_s: float = Field(10.0, gt=0, description="longest wait for one answer")
+
+    @field_serializer("uri")
+    def _recorded(self, uri: str) -> str:
+        """Whatever is written of a recipe has no password; a connection takes the field itself."""
+        return masked(uri)
 
 
 class Recipe(Section):

@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from infra.uri import masked
 from pipeline.recipe import Protocol, Recipe
 from telemetry.pseudonyms import MARKED, Pseudonyms
 from telemetry.publish import VERSION, reference_of
@@ -162,8 +163,8 @@ def ready(
     for override in overrides:
         if not override.startswith(PLACES):
             raise ValueError(
-                f"--set {override}: a profile is reproduced as it is; what can be set here is "
-                f"where things are: {', '.join(PLACES)}"
+                f"--set {masked(override)}: a profile is reproduced as it is; what can be set here "
+                f"is where things are: {', '.join(PLACES)}"
             )
     if "recorded" in reference.recipe:
         return _recorded(reference, overrides, out, note)

@@ -1,9 +1,10 @@
 """MLflow: the one place that connects to it; ``tracking_sender`` sends a run through it.
 
 ``sync`` brings MLflow to the state of a run's folder. It can be called at any time and again: what
-was sent is noted in ``tracking.json`` beside the run, and runs are found by their tags before they
-are made, so that a server that was away, or a kill between two calls, costs nothing and doubles
-nothing. All times are the original ones; what is made anew and sent again has the next step.
+was sent is noted in ``tracking.json`` beside the run, and runs, logged models and versions are
+looked for before they are made, so that a server that was away, or a kill between two calls, costs
+nothing and doubles nothing. All times are the original ones; what is made anew and sent again has
+the next step. User and password of an address stay in memory.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.uri import HIDDEN, masked, without_secrets
 from pipeline.artifact import Artifact, digest_tree
 from pipeline.recipe import Tracking as TrackingSettings
-from pipeline.tracking_sender import MODEL_FOLDER, Sender, State
+from pipeline.tracking_sender import DIGEST_TAG, MODEL_FOLDER, Sender, State, quoted
 from telemetry.runfolder import RunFolder
 
 ALIAS = "champion"
+_OF_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+"""Variables that MLflow sets to the address that it is given, for processes below this one."""
 
 
 class TrackingAway(Exception):  # noqa: N818 - it is a state of the world, not a fault of ours
@@ -53,8 +57,13 @@ class Tracking:
 
     @property
     def uri(self) -> str:
-        """Where MLflow is: the recipe's server, else an SQLite file beside the runs."""
-        return self._settings.uri or f"sqlite:///{self._store / 'mlflow.db'}"
+        """Where MLflow is: the recipe's server, else an SQLite file beside the runs.
+
+        With user and password: of a masked address MLFLOW_TRACKING_URI has them. Raises
+        TrackingAway where it does not.
+        """
+        told = self._settings.uri
+        return _whole(told) if told else f"sqlite:///{self._store / 'mlflow.db'}"
 
     def champion(self) -> Champion | None:
         """The model that holds the alias, downloaded; None if none does. Raises TrackingAway."""
@@ -70,17 +79,19 @@ class Tracking:
     ) -> Champion:
         """Register the candidate's logged model and move the alias to it. Raises TrackingAway."""
         name = self._settings.registered_model
+        tags = {
+            DIGEST_TAG: candidate.digest,
+            "stagescope.compared_with": compared_with or "none",
+        }
         self.sync(folder)
         with self._guard() as client:
-            model_id = self._sender(client, folder).logged_model(candidate)
-            _or_none(lambda: client.create_registered_model(name))
-            tags = {
-                "stagescope.digest": candidate.digest,
-                "stagescope.compared_with": compared_with or "none",
-            }
-            version = client.create_model_version(
-                name, source=f"models:/{model_id}", model_id=model_id, tags=tags
-            )
+            version = self._newest(client, tags)
+            if version is None:
+                model_id = self._sender(client, folder).logged_model(candidate)
+                _or_none(lambda: client.create_registered_model(name))
+                version = client.create_model_version(
+                    name, source=f"models:/{model_id}", model_id=model_id, tags=tags
+                )
             client.set_registered_model_alias(name, ALIAS, version.version)
             return Champion(
                 name=name,
@@ -102,11 +113,21 @@ class Tracking:
         self._away = None
 
     def _sender(self, client: Any, folder: RunFolder) -> Sender:
-        state = State.of(folder)
-        if state.fields.get("uri") not in (None, self.uri):
+        state, uri = State.of(folder), masked(self.uri)
+        if masked(state.fields.get("uri") or uri) != uri:
             state = State(folder, {})  # another server: it has nothing of this run
-        state.fields["uri"] = self.uri
+        state.fields["uri"] = uri
         return Sender(client, self._settings, self._experiment(client), folder, state)
+
+    def _newest(self, client: Any, tags: Mapping[str, str]) -> Any:
+        """The newest version if it is of these files and this comparison, else None.
+
+        Then a promotion was cut off before the alias moved.
+        """
+        query = f"name = {quoted(self._settings.registered_model)}"
+        newest = ["version_number DESC"]
+        found = client.search_model_versions(query, max_results=1, order_by=newest)
+        return next((one for one in found if tags.items() <= one.tags.items()), None)
 
     def _experiment(self, client: Any) -> str:
         name = self._settings.experiment
@@ -122,7 +143,7 @@ class Tracking:
     def _downloaded(self, client: Any, version: Any) -> Champion:
         from mlflow.artifacts import download_artifacts
 
-        digest = version.tags.get("stagescope.digest", "")
+        digest = version.tags.get(DIGEST_TAG, "")
         home = self._store / "champions" / (digest or f"version-{version.version}")
         if not home.is_dir():
             home.parent.mkdir(parents=True, exist_ok=True)
@@ -165,16 +186,24 @@ class Tracking:
             self._away = str(away)
             raise
         except Exception as error:  # the one boundary: MLflow raises its own, SQL's and HTTP's
-            self._away = f"{self.uri}: {type(error).__name__}: {str(error).splitlines()[0]}"
+            self._away = self._told(error)
             raise TrackingAway(self._away) from error
+
+    def _told(self, error: Exception) -> str:
+        """Where it was, what it is, and the first line of what it says, if it says anything."""
+        uri = self.uri
+        said = [uri, type(error).__name__, *str(error).strip().splitlines()[:1]]
+        return without_secrets(": ".join(said), uri)
 
     def _open(self) -> Any:
         if self._client is None:
+            uri = self.uri
             timeout = str(max(1, round(self._settings.timeout_s)))
             os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = timeout  # MLflow knows no other way
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+            os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password
             os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
             import mlflow
 
@@ -184,10 +213,38 @@ class Tracking:
             logging.getLogger("alembic").setLevel(logging.WARNING)
             logging.getLogger("mlflow").setLevel(logging.ERROR)
             # The registry looks logged models up through the global address, not the client's.
-            mlflow.set_tracking_uri(self.uri)
-            mlflow.set_registry_uri(self.uri)
-            self._client = mlflow.MlflowClient(self.uri, self.uri)
+            with _kept(_OF_MLFLOW):  # a stage has no use for the password
+                mlflow.set_tracking_uri(uri)
+                mlflow.set_registry_uri(uri)
+            self._client = mlflow.MlflowClient(uri, uri)
         return self._client
+
+
+def _whole(told: str) -> str:
+    """An address with user and password: of a masked one it is what MLFLOW_TRACKING_URI holds."""
+    if HIDDEN not in told:
+        return told
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if HIDDEN not in given and masked(given) == masked(told):
+        return given
+    holds = f"holds {masked(given)}" if given else "is not set"
+    raise TrackingAway(
+        f"{masked(told)}: its user and password are recorded nowhere, and MLFLOW_TRACKING_URI "
+        f"{holds}: set it to this address with both"
+    )
+
+
+@contextlib.contextmanager
+def _kept(names: Sequence[str]) -> Iterator[None]:
+    """Let these environment variables be afterwards as they were."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _or_none(call: Callable[[], Any]) -> Any:

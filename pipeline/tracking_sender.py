@@ -17,18 +17,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from infra.uri import masked
 from pipeline.artifact import Artifact
 from pipeline.recipe import Tracking as TrackingSettings
 from telemetry.runfolder import RunFolder, Span, write_atomically
 
 RUN_TAG, STAGE_TAG = "stagescope.run_id", "stagescope.stage"
+DIGEST_TAG = "stagescope.digest"
 MODEL_FOLDER = "stagescope"
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 _VALUE_LIMIT = 500  # characters of a parameter that every MLflow store takes
 _BATCH = 1_000  # metrics in one log_batch request: MLflow's own limit
 _OWN_FIGURES = 20  # of a stage's summary; the rest of its 60 figures are the profile's
 _FIRST = re.compile(
-    r"steps\..+|parts\.\w+[._]mean_ms|memory\.(predicted|measured)\.peak_bytes|held_per_s"
+    r"steps\..+|parts\.\w+[._]mean_ms|memory\.(predicted(_scored)?|measured)\.peak_bytes|held_per_s"
 )
 """Of a stage's summary: where the time of steps and requests went, and memory by both accounts."""
 _PARAM_BATCH = 100  # parameters in one log_batch request: MLflow's own limit
@@ -118,9 +120,7 @@ class Sender:
         """The MLflow run of this stage (the parent for ''): noted, else found by tag, else made."""
         if stage not in self._state.fields["runs"]:
             run_id = self._record["run_id"]
-            query = (
-                f"tags.`{RUN_TAG}` = '{run_id}' and tags.`{STAGE_TAG}` = {_quoted(stage or '-')}"
-            )
+            query = f"tags.`{RUN_TAG}` = '{run_id}' and tags.`{STAGE_TAG}` = {quoted(stage or '-')}"
             found = self._client.search_runs([self._experiment_id], query, max_results=1)
             made = found or [
                 self._client.create_run(
@@ -161,7 +161,7 @@ class Sender:
     def _params(self, run: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        entities = [Param(key, value[:_VALUE_LIMIT]) for key, value in params.items()]
+        entities = [Param(key, masked(value)[:_VALUE_LIMIT]) for key, value in params.items()]
         for start in range(0, len(entities), _PARAM_BATCH):
             self._client.log_batch(run, params=entities[start : start + _PARAM_BATCH])
 
@@ -191,22 +191,42 @@ class Sender:
         self._metrics(run, _own_figures(stage), stage["end_ns"] or self._record["started_ns"])
 
     def _model(self, run: str, artifact: Artifact) -> None:
-        """Log the model in MLflow's own format, with the served files beside it."""
-        from mlflow.entities import LoggedModelOutput
+        """Log the model in MLflow's own format, with the served files beside it.
 
+        One that an earlier send began, and was cut off before it was noted, is gone on with.
+        """
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        logged = self._begun_model(run, artifact.digest)
+        if logged is None or logged.status != LoggedModelStatus.READY:
+            logged = self._logged(run, artifact, logged)
+        outputs = self._client.get_run(run).outputs
+        noted = outputs.model_outputs if outputs else ()
+        if logged.model_id not in [one.model_id for one in noted]:
+            self._client.log_outputs(run, [LoggedModelOutput(logged.model_id, 0)])
+        self._state.fields["models"][artifact.digest] = logged.model_id
+
+    def _begun_model(self, run: str, digest: str) -> Any:
+        """The logged model of this run with these files, whole or not; None if there is none."""
+        found = self._client.search_logged_models([self._experiment_id], f"source_run_id = '{run}'")
+        return next((one for one in found if one.tags.get(DIGEST_TAG) == digest), None)
+
+    def _logged(self, run: str, artifact: Artifact, begun: Any) -> Any:
+        """The logged model with all its files: ``begun``, or one that is made now."""
         from pipeline.mlflow_model import save_mlflow_model
 
         with tempfile.TemporaryDirectory() as scratch:
             local = Path(scratch) / "model"
             save_mlflow_model(artifact.path, local)
             shutil.copytree(artifact.path, local / MODEL_FOLDER)
-            logged = self._client.create_logged_model(
-                self._experiment_id, name=self._settings.registered_model, source_run_id=run
+            logged = begun or self._client.create_logged_model(
+                self._experiment_id,
+                name=self._settings.registered_model,
+                source_run_id=run,
+                tags={DIGEST_TAG: artifact.digest},
             )
             self._client.log_model_artifacts(logged.model_id, str(local))
-        self._client.finalize_logged_model(logged.model_id, "READY")
-        self._client.log_outputs(run, [LoggedModelOutput(logged.model_id, 0)])
-        self._state.fields["models"][artifact.digest] = logged.model_id
+        return self._client.finalize_logged_model(logged.model_id, "READY")
 
     def _telemetry(self, parent: str) -> None:
         from telemetry.hypervisor import joined
@@ -351,7 +371,7 @@ def _is_near(ts_ms: int, others_ms: Sequence[int], near_ms: float) -> bool:
     return any(abs(one - ts_ms) < near_ms for one in others_ms[max(0, at - 1) : at + 1])
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A string of MLflow's search language, which knows no escape, but both kinds of quotes."""
     return f'"{text}"' if "'" in text else f"'{text}'"
 

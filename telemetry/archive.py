@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import lzma
-import re
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from telemetry.archive_names import KEPT, Pseudonyms, of_run
+from telemetry.archive_reading import ABOUT
+from telemetry.archive_reading import members as members_of
 from telemetry.replay import DERIVED, EVENTS, derived_anew
 from telemetry.runfolder import RunFolder
 from telemetry.segments import META, SUFFIX, whole_batches
@@ -30,10 +31,6 @@ SUFFIX_OF_ARCHIVES = ".tar.xz"
 EXAMPLE = Path(__file__).with_name("assets") / f"example{SUFFIX_OF_ARCHIVES}"
 """The recorded run that comes with StageScope."""
 SCHEMA = "stagescope.archive/1"
-ABOUT = "archive.json"
-MOST_BYTES = 4 << 30
-"""Unpacked: what claims to be more is no run's archive."""
-_MEMBER = re.compile(rf"run\.json|{ABOUT}|samples/(?:{EVENTS}|[\w.-]+{re.escape(SUFFIX)})")
 _RARE_S = 5.0
 """Collectors that sample no more often bring windows of the past: their batches stay."""
 
@@ -81,7 +78,7 @@ def unpack(path: Path, into: Path) -> tuple[RunFolder, dict[str, str]]:
     The digests are those of the files that were derived of it when it was packed. Raises ValueError
     for a file that is no archive of a run.
     """
-    members = _members(path)
+    members = members_of(path)
     about = json.loads(members.get(ABOUT, b"{}"))
     if about.get("schema") != SCHEMA or "run.json" not in members:
         told = about.get("schema")
@@ -202,21 +199,3 @@ def _tar(members: Mapping[str, bytes], preset: int = 9 | lzma.PRESET_EXTREME) ->
             entry.size, entry.mode = len(members[name]), 0o644
             tar.addfile(entry, io.BytesIO(members[name]))
     return lzma.compress(plain.getvalue(), preset=preset)
-
-
-def _members(path: Path) -> dict[str, bytes]:
-    """The files of an archive by name. Any that a run's archive has not is refused."""
-    members: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path, mode="r:xz") as tar:
-            left = MOST_BYTES
-            for entry in tar:
-                left -= entry.size
-                if not (entry.isfile() and _MEMBER.fullmatch(entry.name)) or left < 0:
-                    raise ValueError(f"{path} is no archive of a run: {entry.name!r} is in it")
-                file = tar.extractfile(entry)
-                assert file is not None, "a regular file"
-                members[entry.name] = file.read()
-    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-        raise ValueError(f"{path} is no archive of a run: {error}") from error
-    return members

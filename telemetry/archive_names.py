@@ -2,7 +2,8 @@
 
 Replaced are the names of hosts, VMs, clusters, datastores and vCenter, its user, UUIDs, network
 addresses and folders. What somebody typed (a command, a stage's name) stays: nobody can tell there
-what is a name. No key goes away or changes: whatever is derived of a run is derived of it as well.
+what is a name. But user and password go out of every address. No key goes away or changes: whatever
+is derived of a run is derived of it as well.
 ``telemetry.pseudonyms``, for what is published, goes further: whatever looks like a name is one.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
+from infra.uri import USERINFO, masked
 from telemetry.vm_entity import parsed
 
 _UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
@@ -74,6 +76,7 @@ class Pseudonyms:
         """The text with all that is known or looks like one replaced."""
         if self.kept:
             return text
+        text = USERINFO.sub("", masked(text))
         if self._pattern is None:
             names = sorted(self.words, key=len, reverse=True)
             named = "|".join(re.escape(one) for one in names) or r"(?!)"

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -25,7 +26,15 @@ import numpy as np
 import pyarrow as pa
 
 from telemetry.finish import finish
-from telemetry.runfolder import RunFolder, write_atomically
+from telemetry.runfolder import (
+    LOCK,
+    RunFolder,
+    checked_run_id,
+    hold,
+    is_abandoned,
+    killed,
+    write_atomically,
+)
 from telemetry.segments import META, SUFFIX, whole_batches
 
 DERIVED = ("spans.parquet", "profile.parquet", "profile.json", "report.html")
@@ -107,14 +116,40 @@ def replay(
     target = _made(source, into, record)
     kept = digests(source.path) if recorded is None else dict(recorded)
     feed = _Feed(source=source, target=target, record=record, speed=speed)
-    try:
-        _paced(feed, progress, sleep)
-    finally:
-        feed.close()
-    shutil.copyfile(source.run_json, target.path / ".run.json")
-    (target.path / ".run.json").replace(target.run_json)
-    finish(target)
+    with _held(target):
+        try:
+            _paced(feed, progress, sleep)
+        finally:
+            feed.close()
+        shutil.copyfile(source.run_json, target.path / ".run.json")
+        (target.path / ".run.json").replace(target.run_json)
+        finish(target)
     return Replayed(folder=target, files=_compared(source, target, kept))
+
+
+@contextlib.contextmanager
+def _held(target: RunFolder) -> Iterator[None]:
+    """Hold the folder as whoever makes a run does; a replay that is cut short ends its record."""
+    held = hold(target)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # there is none yet, or no room: nobody holds it then
+            _end(target)
+        raise
+    finally:
+        os.close(held)
+
+
+def _end(target: RunFolder) -> None:
+    """End the record of a replay that goes on, with the last of what was fed."""
+    record = target.read()
+    if record["status"] != "running":
+        return
+    cut = {"status": "interrupted", "reason": "the replay was interrupted"}
+    stages = [{**one, **cut} if one["status"] == "running" else one for one in record["stages"]]
+    ended = killed({**record, "stages": stages}, target.samples)
+    target.write({**ended, "status": "interrupted"})
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -153,12 +188,17 @@ def derived_anew(source: RunFolder) -> dict[str, str]:
 
 def _made(source: RunFolder, into: Path, record: Mapping[str, Any]) -> RunFolder:
     """An empty folder for the replayed run, in place of that of an earlier replay."""
-    target = RunFolder(into.resolve() / record["run_id"])
+    target = RunFolder(into.resolve() / checked_run_id(record.get("run_id")))
     if target.path == source.path.resolve():
         raise ValueError(f"{target.path} is the recording itself: give another folder")
     if target.path.exists():
         if not (target.path / MARK).is_file():
             raise ValueError(f"{target.path} is there and is no replay: give another folder")
+        if (target.path / LOCK).is_file() and not is_abandoned(target):
+            raise ValueError(
+                f"{target.path} is being replayed: wait for its end or give another folder"
+            )
+        target.run_json.unlink(missing_ok=True)  # first: without it the rest is no run
         shutil.rmtree(target.path)
     target.samples.mkdir(parents=True)
     write_atomically(target.path / MARK, json.dumps({"source": record["run_id"]}) + "\n")

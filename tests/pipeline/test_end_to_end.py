@@ -30,6 +30,7 @@ from tests.live_browser import text_when_there
 from tests.nvml import build as nvml
 from tests.pipeline.small import STAGES, command, environment, latest, run, run_command, statuses
 from tests.pipeline.test_tracking import free_port, server
+from training.models.mlp import INPUTS
 
 pytestmark = [
     pytest.mark.needs("gcc"),
@@ -173,7 +174,7 @@ def test_the_ledger_holds_what_was_measured_twice(made: Made) -> None:
     assert all(entry["reason"] for entry in told)
 
 
-def test_every_stage_says_what_it_moved_and_training_what_an_epoch_read(made: Made) -> None:
+def test_every_stage_says_what_it_moved_and_training_what_an_epoch_took(made: Made) -> None:
     profile = made.profile
     totals = {
         (stage["name"], f"{row['entity']} {row['metric']}"): row["total"]
@@ -192,7 +193,11 @@ def test_every_stage_says_what_it_moved_and_training_what_an_epoch_read(made: Ma
     training = told.pop("training")
     assert training["epochs"] == totals["training", "app app_epochs"] > 0
     assert training["bytes_per_epoch"] * training["epochs"] == pytest.approx(
-        totals["training", "stage io_read_calls_bytes"]
+        totals["training", "app app_epoch_bytes"]
+    )
+    row_bytes = 4 * (INPUTS + 1)  # float32: prepared inputs and the label
+    assert totals["training", "app app_epoch_bytes"] == pytest.approx(
+        totals["training", "app app_samples"] * row_bytes
     )
     (to_gpu,) = (one for one in training["moved"] if one["source"].startswith("app ")
                  and one["what"] == "to the GPU")  # fmt: skip

@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from telemetry.archive import ABOUT, EXAMPLE, SCHEMA, pack, unpack
+from telemetry.archive import EXAMPLE, SCHEMA, pack, unpack
 from telemetry.archive_names import Pseudonyms, of_run
+from telemetry.archive_reading import ABOUT
 from telemetry.replay import DERIVED, replay
 from telemetry.runfolder import RunFolder
 from telemetry.samples import Metric, Sample, Series
@@ -25,7 +26,7 @@ UUID, ADDRESS = "4220f5a4-5c3e-4b1a-9d0e-0a1b2c3d4e5f", "10.20.30.41"
 MACHINE_ID = "3f2b8c1d9e7a4b56a0c1d2e3f4a5b6c7"
 SECRETS = (
     *(HOST, VM, ESXI, UUID, ADDRESS, MACHINE_ID, "ClusterX", "jane", "jane@corp.example"),
-    *("scratch/joe", "mlflow.corp", "2001:db8:77::5"),
+    *("scratch/joe", "mlflow.corp", "2001:db8:77::5", "s3cret", "db.corp", "pass/word"),
 )
 LEVEL = Metric(name="level", unit="1", kind="gauge", meaning="a level", source="a test")
 READY = Metric(name="vm_cpu_ready_percent", unit="%", kind="window", meaning="m", source="s")
@@ -37,13 +38,14 @@ def run(tmp_path: Path) -> RunFolder:
     ended = stage("a", "finished", START_NS, START_NS + 4 * 10**9)
     ended |= {"outputs": {"raw": {"path": "/home/jane/runs/raw", "digest": "d" * 64},
                           "big": {"path": "/scratch/joe/big", "digest": "e" * 64}}}  # fmt: skip
-    ended |= {"command": ["python", "fit.py", "--out", "/home/jane", "--at", "[2001:db8:77::5]:80"]}
+    ended |= {"command": ["python", "fit.py", "--out", "/home/jane", "--at", "[2001:db8:77::5]:80",
+                          "http://jane:pass/word@mlflow.corp:5000"]}  # fmt: skip
     place = {"vm": VM, "uuid": UUID, "esxi_host": ESXI, "cluster": "ClusterX", "vcpus": 2,
              "vcenter_version": "8.0.2.0", "datastores": ["fast-1"]}  # fmt: skip
     write_run(
         folder, [ended], host=HOST, vcenter={"host": ADDRESS, "clock_limit_s": 2.0},
         placement={"host": HOST, "vms": [place], "machine_id": MACHINE_ID},
-        recipe={"tracking": {"uri": "http://mlflow.corp:5000"}},
+        recipe={"tracking": {"uri": "postgresql://mlflow:s3cret@db.corp/mlflow"}},
         losses=[f"vcenter: vm:{VM}@{ESXI}: late; {ADDRESS}:443 did not answer"],
     )  # fmt: skip
     folder.samples.mkdir()
@@ -185,6 +187,11 @@ def test_a_name_within_a_longer_word_stays() -> None:
     assert store == ("ds:///…/00000000-0000-4000-8000-000000000001/ ::ffff:192.0.2.1 /…/x /…/y")
     assert names.text("http://ml.corp:80/v2 s3://bucket/x.csv http://localhost:5000") == (
         "http://server-1.example:80/v2 s3://server-2.example/x.csv http://localhost:5000"
+    )
+    logins = "postgresql://u:s3cret@ml.corp/m http://ml-7:x@10.0.0.1:80 http://***@ml.corp"
+    assert names.text(f"{logins} x://u:p@[2001:db8::5]:80") == (
+        "postgresql://server-1.example/m http://192.0.2.1:80 http://server-1.example "
+        "x://[2001:db8::3]:80"
     )
     assert names.text("to /home/jane, ~/x/y and sqlite:////home/jane/a.db") == (
         "to /…/user-1, /…/y and sqlite:////…/a.db"

@@ -17,7 +17,7 @@ from telemetry.archive import EXAMPLE, unpack
 from telemetry.finish import finish
 from telemetry.record import record_command
 from telemetry.replay import DERIVED, Compared, digests, replay
-from telemetry.runfolder import RunFolder
+from telemetry.runfolder import LOCK, RunFolder, is_abandoned
 from telemetry.segments import read_samples
 from telemetry.settings import TelemetrySettings
 from telemetry.watch import Live
@@ -204,6 +204,46 @@ def test_what_cannot_be_replayed_is_refused_with_a_sentence(
         replay(own, tmp_path / "there")
     first = replay(own, tmp_path / "twice")
     assert replay(own, tmp_path / "twice").folder == first.folder
+
+
+def test_a_replay_holds_its_folder_until_its_end(example: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / example.read()["run_id"])
+    refused: list[str] = []
+
+    def look(done_s: float, total_s: float) -> None:
+        if not refused:
+            assert (folder.path / LOCK).is_file()
+            assert not is_abandoned(folder)
+            with pytest.raises(ValueError, match="is being replayed: wait for its end") as error:
+                replay(example, tmp_path)
+            refused.append(str(error.value))
+
+    assert replay(example, tmp_path, speed=1.0, sleep=lambda _: None, progress=look).same
+    assert str(folder.path) in refused[0]
+    assert is_abandoned(folder)
+
+
+def test_a_replay_that_is_cut_short_ends_its_record(example: RunFolder, tmp_path: Path) -> None:
+    reached_s = 0.0
+
+    def cut(done_s: float, total_s: float) -> None:
+        nonlocal reached_s
+        reached_s = done_s
+        if done_s > total_s / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replay(example, tmp_path, speed=1.0, sleep=lambda _: None, progress=cut)
+    folder = RunFolder(tmp_path / example.read()["run_id"])
+    record = folder.read()
+    *ended, last = record["stages"]
+    assert record["status"] == "interrupted"
+    so_far_s = (record["ended_ns"] - record["started_ns"]) / 1e9
+    assert so_far_s == pytest.approx(reached_s, abs=2.0)
+    assert {one["status"] for one in ended} == {"finished"}
+    assert (last["status"], last["reason"]) == ("interrupted", "the replay was interrupted")
+    assert is_abandoned(folder)
+    assert replay(example, tmp_path).same, "it can be replayed anew"
 
 
 def test_each_outcome_of_the_comparison_has_its_word() -> None:
