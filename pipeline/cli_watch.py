@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LINGER_S = 15.0
 """An endpoint stays so long after the end: Prometheus asks every 15 s as Debian sets it up."""
 LOOK_AGAIN_S = 1.0
+Which = tuple[str, int | None]
+"""A run's folder by its name, and of a replay the time (ns) at which that was begun."""
 
 
 @click.command(
@@ -58,18 +60,16 @@ def watch(  # noqa: PLR0917 - click passes them by name
     """
     with contextlib.ExitStack() as stack:
         endpoint = _endpoint(place, every_s, stack)
-        seen: set[str] = set()
+        seen: set[Which] = set()
         while True:
             folder = _waited_for(out, seen) if follow and run is None else _chosen(run, out)
-            seen.add(folder.path.name)
+            seen.add(_which(folder))
             try:
                 _watch(folder, every_s, endpoint, as_json=as_json)
-            except TimeoutError as gone:
+            except (TimeoutError, FileNotFoundError) as gone:
                 if not follow:
                     raise
                 click.echo(f"{folder.path.name}: {gone}", err=True)
-                if endpoint is not None:
-                    endpoint.show(None)
             if not follow:
                 break
             run = None
@@ -89,17 +89,40 @@ def _endpoint(place: str | None, every_s: float, stack: contextlib.ExitStack) ->
 
 def _watch(folder: RunFolder, every_s: float, endpoint: Endpoint | None, *, as_json: bool) -> None:
     from pipeline.show_watch import WatchView
-    from telemetry.watch import Live, follow
 
     view = None if as_json else WatchView(make_console())
     with view or contextlib.nullcontext():
-        for snapshot in follow(Live(folder), every_s=every_s):
-            if endpoint is not None:
-                endpoint.show(snapshot)
+        for snapshot in _looks(folder, every_s, endpoint):
             if view is None:
                 click.echo(json.dumps(_as_json(snapshot)))
             else:
                 view.show(snapshot)
+
+
+def _looks(folder: RunFolder, every_s: float, endpoint: Endpoint | None) -> Iterator[Snapshot]:
+    """The run at every look; the endpoint has it, too, until nobody knows how it goes.
+
+    Raises TimeoutError for a run that was killed, FileNotFoundError where its folder is gone.
+    """
+    from telemetry.watch import Live, follow
+
+    which, run = _which(folder), ""
+    try:
+        for snapshot in follow(Live(folder), every_s=every_s):
+            if _which(folder) != which:
+                raise FileNotFoundError(folder.path)
+            run = str(snapshot.record["run_id"])
+            if endpoint is not None:
+                endpoint.show(snapshot)
+            yield snapshot
+    except (TimeoutError, FileNotFoundError) as gone:
+        if endpoint is not None:
+            endpoint.forget(run)
+        if isinstance(gone, TimeoutError):
+            raise
+        raise FileNotFoundError(
+            "the folder of this run was deleted, or the next replay of it has taken it"
+        ) from gone
 
 
 def _as_json(snapshot: Snapshot) -> dict[str, Any]:
@@ -133,14 +156,32 @@ def _going(out: Path) -> list[RunFolder]:
     from pipeline.leftovers import is_dead
     from telemetry.runfolder import list_runs
 
-    going = [one for one in list_runs(out) if one.read()["status"] == "running"]
+    going = [one for one in list_runs(out) if _status(one) == "running"]
     return [one for one in going if not is_dead(one, out)]
 
 
-def _waited_for(out: Path, seen: set[str]) -> RunFolder:
+def _status(folder: RunFolder) -> str | None:
+    """What the record says; None where the next replay is about to take the folder."""
+    try:
+        return str(folder.read()["status"])
+    except FileNotFoundError:
+        return None
+
+
+def _which(folder: RunFolder) -> Which:
+    """What tells a run from all others: a replay has the name of its recording every time."""
+    from telemetry.replay import MARK
+
+    try:
+        return folder.path.name, (folder.path / MARK).stat().st_mtime_ns
+    except FileNotFoundError:
+        return folder.path.name, None
+
+
+def _waited_for(out: Path, seen: set[Which]) -> RunFolder:
     """The next run that goes on and was not watched yet."""
     while True:
-        fresh = [one for one in _going(out) if one.path.name not in seen]
+        fresh = [one for one in _going(out) if _which(one) not in seen]
         if fresh:
             return fresh[-1]
         time.sleep(LOOK_AGAIN_S)

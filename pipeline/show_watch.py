@@ -134,12 +134,14 @@ def _series(snapshot: Snapshot) -> Table:
 
 
 def _titled(snapshot: Snapshot) -> Iterator[tuple[str, list[Value]]]:
-    """The series of the terminal; those of one title (all disks) together."""
-    found: dict[str, list[Value]] = {}
+    """The series of the terminal. All devices are added up, and nothing else is."""
+    found: dict[tuple[str, frozenset[str]], list[Value]] = {}
     for one in snapshot.values:
         if one.main.title:
-            found.setdefault(one.main.title.format(**one.labels), []).append(one)
-    yield from found.items()
+            own = frozenset(text for name, text in one.labels.items() if name != "device")
+            found.setdefault((one.main.title.format(**one.labels), own), []).append(one)
+    for (title, _), values in found.items():
+        yield title, values
 
 
 def _summed(values: Sequence[Value]) -> list[float]:

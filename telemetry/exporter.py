@@ -1,21 +1,23 @@
-"""A run that goes on as Prometheus reads it: ``stagescope_…`` with run and stage as labels.
+"""Runs that go on as Prometheus reads them: ``stagescope_…`` with run and stage as labels.
 
-Levels and rates are gauges; what a stage or a card counts itself is a counter, so that a scrape
-that comes late loses nothing. A series that is not measured is not there; it is never 0.
+Levels and rates are gauges; what a stage or a card counts itself is a counter, and the last value
+of a run that has ended is told beside the next run's, so that a scrape that comes late finds it. A
+series that is not measured is not there; it is never 0.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from telemetry.watch import MAIN, Main, Snapshot
+from telemetry.watch import Snapshot, Value
+from telemetry.watch_series import MAIN, Main
 
 PREFIX = "stagescope"
 QUIET_S = 30.0
@@ -23,28 +25,44 @@ QUIET_S = 30.0
 
 
 class LiveCollector(Collector):
-    """What a scrape gets: the last snapshot that was shown to it.
+    """What a scrape gets: of each run the last snapshot that was shown to it.
 
     ``quiet_s``: after so long without another its series are told no more: the run has ended, or
-    nobody samples it. What is known of the run itself stays.
+    nobody samples it. What is known of the run itself stays until then, too; that of the run that
+    was shown last stays until there is another.
     """
 
     def __init__(self, quiet_s: float) -> None:
         self._quiet_s = quiet_s
         self._lock = threading.Lock()
-        self._snapshot: Snapshot | None = None
-        self._shown_s = 0.0
+        self._shown: dict[str, tuple[Snapshot, float]] = {}
+        self._latest = ""
 
-    def show(self, snapshot: Snapshot | None) -> None:
+    def show(self, snapshot: Snapshot) -> None:
         with self._lock:
-            self._snapshot, self._shown_s = snapshot, time.monotonic()
+            self._latest = _run(snapshot)
+            self._shown[self._latest] = snapshot, time.monotonic()
+            self._drop()
+
+    def forget(self, run: str) -> None:
+        with self._lock:
+            self._shown.pop(run, None)
 
     def collect(self) -> Iterable[Metric]:
         with self._lock:
-            snapshot, age_s = self._snapshot, time.monotonic() - self._shown_s
-        if snapshot is None:
-            return []
-        return [*_of_run(snapshot), *(_of_series(snapshot) if age_s <= self._quiet_s else ())]
+            self._drop()
+            known = [snapshot for snapshot, _ in self._shown.values()]
+            told = [one for one, at_s in self._shown.values() if not self._is_quiet(at_s)]
+        return [*_of_runs(known), *_of_series(told)] if known else []
+
+    def _drop(self) -> None:
+        """Let go of earlier runs that have been quiet for long."""
+        for run, (_, at_s) in list(self._shown.items()):
+            if run != self._latest and self._is_quiet(at_s):
+                del self._shown[run]
+
+    def _is_quiet(self, at_s: float) -> bool:
+        return time.monotonic() - at_s > self._quiet_s
 
 
 class Endpoint:
@@ -58,9 +76,13 @@ class Endpoint:
     def address(self) -> str:
         return f"http://{self._host}:{self._server.server_port}/metrics"
 
-    def show(self, snapshot: Snapshot | None) -> None:
-        """Let the next scrape have this; None: nothing, for nobody knows how it goes."""
+    def show(self, snapshot: Snapshot) -> None:
+        """Let the next scrape have this, beside runs that have just ended."""
         self._collector.show(snapshot)
+
+    def forget(self, run: str) -> None:
+        """Tell nothing more of the run with this id, for nobody knows how it goes."""
+        self._collector.forget(run)
 
     def __enter__(self) -> Endpoint:
         registry = CollectorRegistry()
@@ -87,63 +109,84 @@ def endpoint_at(place: str, quiet_s: float = QUIET_S) -> Endpoint:
     return Endpoint(host.strip("[]"), int(port), quiet_s)
 
 
-def _of_run(snapshot: Snapshot) -> Iterator[Metric]:
-    record = snapshot.record
-    run = str(record["run_id"])
-    info = GaugeMetricFamily(
-        f"{PREFIX}_run_info",
-        "1; the run's name, status and host are its labels",
-        labels=("run", "name", "status", "host"),
+def _of_runs(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
+    """What is known of the runs themselves; every name once, whatever the number of runs."""
+    info = _gauge(
+        "run_info", "1; the run's name, status and host are its labels", "name", "status", "host"
     )
-    info.add_metric(
-        [run, str(record.get("name")), str(record["status"]), str(record.get("host"))], 1.0
+    took = _gauge("run_duration_seconds", "Time of the run so far")
+    newest = _gauge(
+        "last_sample_timestamp_seconds", "When the newest sample was taken, by the run's clock"
     )
-    yield info
-    took = GaugeMetricFamily(
-        f"{PREFIX}_run_duration_seconds", "Time of the run so far", labels=("run",)
+    stages = _gauge(
+        "stage_duration_seconds", "Time of the stage so far, or until its end", "stage", "status"
     )
-    took.add_metric([run], snapshot.seconds)
-    yield took
-    newest = GaugeMetricFamily(
-        f"{PREFIX}_last_sample_timestamp_seconds",
-        "When the newest sample was taken, by the run's clock",
-        labels=("run",),
-    )
-    newest.add_metric([run], snapshot.now_ns / 1e9)
-    yield newest
-    stages = GaugeMetricFamily(
-        f"{PREFIX}_stage_duration_seconds",
-        "Time of the stage so far, or until its end",
-        labels=("run", "stage", "status"),
-    )
-    for stage in record["stages"]:
-        seconds = snapshot.stage_seconds(stage)
-        if seconds is not None:
-            stages.add_metric([run, stage["name"], stage["status"]], seconds)
-    yield stages
-    going = GaugeMetricFamily(
-        f"{PREFIX}_stage_running",
-        "1 while the stage goes on, 0 when it has ended",
-        labels=("run", "stage"),
-    )
-    for stage in record["stages"]:
-        going.add_metric([run, stage["name"]], float(stage["status"] == "running"))
-    yield going
+    going = _gauge("stage_running", "1 while the stage goes on, 0 when it has ended", "stage")
+    for snapshot in snapshots:
+        record, run = snapshot.record, _run(snapshot)
+        about = [str(record.get("name")), str(record["status"]), str(record.get("host"))]
+        info.add_metric([run, *about], 1.0)
+        took.add_metric([run], snapshot.seconds)
+        newest.add_metric([run], snapshot.now_ns / 1e9)
+        for stage in record["stages"]:
+            seconds = snapshot.stage_seconds(stage)
+            if seconds is not None:
+                stages.add_metric([run, stage["name"], stage["status"]], seconds)
+            going.add_metric([run, stage["name"]], float(stage["status"] == "running"))
+    yield from (info, took, newest, stages, going)
 
 
-def _of_series(snapshot: Snapshot) -> Iterator[Metric]:
-    run, stage = str(snapshot.record["run_id"]), snapshot.stage
+def _of_series(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
     for main in MAIN:
-        values = snapshot.of(main.name)
-        if not values:
+        found = [(snapshot, one) for snapshot in snapshots for one in snapshot.of(main.name)]
+        if not found:
             continue
-        own = [name for name in values[0].labels if name != "stage"]
+        own = [name for name in found[0][1].labels if name != "stage"]
         family = _family(main, ("run", "stage", *own))
-        for one in values:
-            # A stage's own series keep its name; the machine's are of the stage that goes on.
-            of = one.labels.get("stage", "" if main.how == "total" else stage)
-            family.add_metric([run, of, *(one.labels[name] for name in own)], one.value)
+        for snapshot, one in found:
+            labels = (one.labels[name] for name in own)
+            family.add_metric([_run(snapshot), _stage(snapshot, one), *labels], one.value)
         yield family
+    yield from _of_windows(snapshots)
+
+
+def _of_windows(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
+    """When the newest window of each VM and ESXi host ended."""
+    family = _gauge(
+        "hypervisor_window_timestamp_seconds",
+        "When the newest window of the VM or ESXi host ended, by the run's clock",
+        "stage",
+        "vm",
+        "host",
+    )
+    for snapshot in snapshots:
+        ends_ns: dict[tuple[str, str], int] = {}
+        for one in snapshot.values:
+            if one.window:
+                of = one.labels.get("vm", ""), one.labels.get("host", "")
+                ends_ns[of] = max(one.ts_ns, ends_ns.get(of, one.ts_ns))
+        for of, end_ns in ends_ns.items():
+            family.add_metric([_run(snapshot), snapshot.stage_at(end_ns), *of], end_ns / 1e9)
+    if family.samples:
+        yield family
+
+
+def _stage(snapshot: Snapshot, one: Value) -> str:
+    """A stage's own series keep its name, and a window has the stage in which it ended.
+
+    What is left of the machine is of the stage that goes on, but for what is counted on and on.
+    """
+    if "stage" in one.labels or one.main.how == "total":
+        return one.labels.get("stage", "")
+    return snapshot.stage_at(one.ts_ns) if one.window else snapshot.stage
+
+
+def _run(snapshot: Snapshot) -> str:
+    return str(snapshot.record["run_id"])
+
+
+def _gauge(name: str, help_: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{PREFIX}_{name}", help_, labels=("run", *labels))
 
 
 def _family(main: Main, labels: tuple[str, ...]) -> CounterMetricFamily | GaugeMetricFamily:

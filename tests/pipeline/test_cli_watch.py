@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +24,11 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from pipeline.artifact import STORE, Store
-from pipeline.cli_options import FAILED, USAGE, SentenceGroup
-from pipeline.cli_watch import COMMANDS, _going
-from pipeline.show_watch import WatchView, clock, page, shown, sparkline
+from pipeline.cli_options import FAILED, INTERRUPTED, USAGE, SentenceGroup
+from pipeline.cli_watch import COMMANDS, _going, _looks
+from pipeline.show_watch import WatchView, clock, line, page, shown, sparkline
 from telemetry.archive import EXAMPLE, unpack
-from telemetry.replay import DERIVED, replay
+from telemetry.replay import DERIVED, MARK, replay
 from telemetry.runfolder import LOCK, RUN_SCHEMA, RunFolder
 from telemetry.watch import Live, Snapshot
 from tests.telemetry.test_finish import START_NS, stage
@@ -33,6 +42,10 @@ def main() -> None:
 
 for command in COMMANDS:
     main.add_command(command)
+
+
+ROOT = Path(__file__).parents[2]
+MAIN = [sys.executable, "-c", "from tests.pipeline.test_cli_watch import main; main()"]
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -71,19 +84,19 @@ def test_the_example_is_replayed_and_compared(tmp_path: Path) -> None:
 
 def test_a_replay_that_differs_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("telemetry.replay.derived_anew", lambda source: {})
-    monkeypatch.setattr("telemetry.archive._members", _other_digests(EXAMPLE))
+    monkeypatch.setattr("telemetry.archive.members_of", _other_digests(EXAMPLE))
     done = invoke("replay", "example", "--into", tmp_path)
     assert done.exit_code == FAILED
     assert "NOT the same bytes" in done.output
 
 
 def _other_digests(path: Path) -> Any:
-    from telemetry.archive import ABOUT, _members
+    from telemetry.archive_reading import ABOUT, members
 
-    members = _members(path)
-    about = json.loads(members[ABOUT])
+    found = members(path)
+    about = json.loads(found[ABOUT])
     about["digests"] = dict.fromkeys(about["digests"], "0" * 64)
-    return lambda _: {**members, ABOUT: json.dumps(about).encode()}
+    return lambda _: {**found, ABOUT: json.dumps(about).encode()}
 
 
 def test_a_run_is_packed_and_its_archive_replayed(example: RunFolder, tmp_path: Path) -> None:
@@ -188,36 +201,116 @@ def test_a_run_whose_process_was_killed_does_not_go_on(tmp_path: Path) -> None:
     assert _going(tmp_path) == []
 
 
-def test_an_endpoint_follows_one_run_after_another(example: RunFolder, tmp_path: Path) -> None:
-    """Real parts: a watcher that waits, two replays, and one scrape of each."""
-    import re
-    import time
-    import urllib.request
+@pytest.mark.parametrize(
+    ("how", "code", "status"),
+    [(signal.SIGINT, INTERRUPTED, "interrupted"), (signal.SIGKILL, -signal.SIGKILL, "running")],
+)
+def test_a_replay_that_was_stopped_does_not_go_on(
+    example: RunFolder, tmp_path: Path, how: signal.Signals, code: int, status: str
+) -> None:
+    folder = RunFolder(tmp_path / example.read()["run_id"])
+    command = [*MAIN, "replay", "example", "--speed", "1", "--into", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as replaying:
+        _until(folder.run_json.is_file, lambda: str(replaying.poll()))
+        assert _going(tmp_path) == [folder]
+        replaying.send_signal(how)
+        assert replaying.wait(30) == code
+    assert folder.read()["status"] == status
+    assert _going(tmp_path) == []
 
-    command = [sys.executable, "-c", "from tests.pipeline.test_cli_watch import main; main()",
-               "watch", "--out", str(tmp_path), "--follow", "--every", "0.2", "--prometheus",
+
+@contextlib.contextmanager
+def following(out: Path) -> Iterator[Callable[[], str]]:
+    """A watcher of whatever goes on in a folder, and how to get what its endpoint tells."""
+    command = [*MAIN, "watch", "--out", str(out), "--follow", "--every", "0.2", "--prometheus",
                "127.0.0.1:0"]  # fmt: skip
     with subprocess.Popen(
-        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    ) as watching:  # fmt: skip
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as watching:
         assert watching.stderr is not None
         found = re.search(r"http://\S+", watching.stderr.readline())
         assert found
-        for number in range(2):
+
+        def scraped() -> str:
+            with urllib.request.urlopen(found[0], timeout=10) as answer:
+                return str(answer.read().decode())
+
+        try:
+            yield scraped
+        finally:
+            watching.terminate()
+
+
+def _until(holds: Callable[[], bool], told: Callable[[], str]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline_s, told()
+        time.sleep(0.1)
+
+
+def _ended(text: str) -> set[str]:
+    """The runs whose end is told."""
+    return set(re.findall(r'^stagescope_run_info\{.*run="([^"]+)".*"finished"', text, re.MULTILINE))
+
+
+def test_of_runs_without_a_pause_each_is_told(example: RunFolder, tmp_path: Path) -> None:
+    """Real parts: a watcher that waits, two replays, and scrapes when both are over."""
+    runs = [f"20261125-00000{number}-abcdef" for number in range(2)]
+    with following(tmp_path) as scraped:
+        for number, run_id in enumerate(runs):
             source = RunFolder(tmp_path / f"source-{number}" / "run")
             source.path.mkdir(parents=True)
-            run_id = f"20261125-00000{number}-abcdef"
             source.write({**example.read(), "run_id": run_id})
             source.samples.symlink_to(example.samples)
-            replay(source, tmp_path, speed=60.0)
-            text, deadline_s = "", time.monotonic() + 30
-            while f'run="{run_id}"' not in text or 'status="finished"' not in text:
-                assert time.monotonic() < deadline_s, text
-                time.sleep(0.1)
-                with urllib.request.urlopen(found[0], timeout=10) as answer:
-                    text = answer.read().decode()
-        watching.terminate()
+            replay(source, tmp_path, speed=30.0)
+        _until(lambda: _ended(scraped()) == set(runs), scraped)
+        counted = re.findall(r"^stagescope_stage_cpu_seconds_total\{.+", scraped(), re.MULTILINE)
+    assert len(counted) == 2 * len(example.read()["stages"])
+
+
+def test_each_replay_of_a_recording_is_followed(example: RunFolder, tmp_path: Path) -> None:
+    """Every one has the id and the folder of the one before."""
+    with following(tmp_path) as scraped:
+        for _ in range(2):
+            thread = threading.Thread(
+                target=replay, args=(example, tmp_path), kwargs={"speed": 30.0}
+            )
+            thread.start()
+            _until(lambda: 'status="running"' in scraped(), scraped)
+            thread.join()
+            _until(lambda: bool(_ended(scraped())), scraped)
+
+
+def test_a_replay_is_not_mixed_with_the_one_that_takes_its_folder(tmp_path: Path) -> None:
+    script = Script(tmp_path / "run", [stage("fit", "running", START_NS, None)])
+    mark = script.folder.path / MARK
+    mark.write_text("{}")
+    looks = _looks(script.folder, 0.1, None)
+    assert next(looks).stage == "fit"
+    os.utime(mark, ns=(0, 0))
+    script.write(1.0, mem_used_bytes=("machine", "gauge", 1.0))
+    with pytest.raises(FileNotFoundError, match="the next replay of it has taken it"):
+        next(looks)
+    looks = _looks(script.folder, 0.1, None)
+    assert next(looks).stage == "fit"
+    shutil.rmtree(script.folder.path)
+    with pytest.raises(FileNotFoundError, match="the folder of this run was deleted"):
+        next(looks)
+
+
+def test_disks_are_added_up_and_a_vm_on_two_hosts_is_not(tmp_path: Path) -> None:
+    script = Script(tmp_path, [stage("fit", "running", START_NS, None)])
+    for at_s in (1.0, 2.0):
+        script.write(at_s, disk_read_bytes=("disk:a", "counter", 1024.0 * at_s))
+        script.write(at_s, disk_read_bytes=("disk:b", "counter", 2048.0 * at_s))
+    script.write(2.0, vm_cpu_ready_percent=("vm:a@old", "window", 60.0))
+    script.live.update()
+    before = script.live.snapshot()
+    assert "disk read 3.0 KiB/s, a ready 60 %" in line(before)
+    (ready,) = before.of("vm_cpu_ready_ratio")
+    other = with_changes(ready, labels={"vm": "a", "host": "new"}, value=0.5)
+    both = with_changes(before, values=(*before.values, other))
+    assert "a ready 60 %, a ready 50 %" in line(both)
 
 
 def test_figures_are_short_and_have_their_unit() -> None:

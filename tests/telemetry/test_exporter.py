@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemetry.archive import EXAMPLE, unpack
 from telemetry.exporter import Endpoint, endpoint_at
 from telemetry.replay import replay
 from telemetry.runfolder import RunFolder
-from telemetry.watch import Live, follow
+from telemetry.watch import Live, Snapshot, follow
 from tests.telemetry.test_finish import START_NS, stage
-from tests.telemetry.test_watch import Script
+from tests.telemetry.test_watch import NS, Script
 
 DASHBOARD = Path(__file__).parents[2] / "docs/grafana/stagescope.json"
 SPEED = 6.0
@@ -46,16 +47,25 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return unpack(EXAMPLE, tmp_path_factory.mktemp("example") / "run")[0]
 
 
-def exported(folder: RunFolder) -> str:
+def snapshot_of(folder: RunFolder) -> Snapshot:
     live = Live(folder)
     live.update()
+    return live.snapshot()
+
+
+def exported(*folders: RunFolder) -> str:
     with endpoint_at("127.0.0.1:0") as endpoint:
-        endpoint.show(live.snapshot())
+        for folder in folders:
+            endpoint.show(snapshot_of(folder))
         return get(endpoint.address)
 
 
+def families_in(text: str) -> dict[str, Metric]:
+    return {one.name: one for one in text_string_to_metric_families(text)}
+
+
 def test_each_series_is_labelled_by_run_and_stage_and_has_its_unit(example: RunFolder) -> None:
-    families = {one.name: one for one in text_string_to_metric_families(exported(example))}
+    families = families_in(exported(example))
     run = example.read()["run_id"]
     assert all(name.startswith("stagescope_") for name in families)
     samples = [one for family in families.values() for one in family.samples]
@@ -76,7 +86,7 @@ def test_each_series_is_labelled_by_run_and_stage_and_has_its_unit(example: RunF
 def test_what_is_not_measured_is_not_there(tmp_path: Path) -> None:
     script = Script(tmp_path, [stage("fit", "running", START_NS, None)])
     script.write(1.0, mem_used_bytes=("machine", "gauge", 5.0))
-    families = {one.name: one for one in text_string_to_metric_families(exported(script.folder))}
+    families = families_in(exported(script.folder))
     assert not [name for name in families if "gpu" in name or "vm_" in name or "disk" in name]
     (memory,) = families["stagescope_memory_used_bytes"].samples
     assert (memory.labels["stage"], memory.value) == ("fit", 5.0)
@@ -87,17 +97,61 @@ def test_what_is_not_measured_is_not_there(tmp_path: Path) -> None:
 def test_of_a_run_that_nobody_samples_any_more_no_series_is_told(tmp_path: Path) -> None:
     script = Script(tmp_path, [stage("fit", "running", START_NS, None)])
     script.write(1.0, mem_used_bytes=("machine", "gauge", 5.0))
-    live = Live(script.folder)
-    live.update()
     with endpoint_at("127.0.0.1:0", quiet_s=2.0) as endpoint:
-        endpoint.show(live.snapshot())
+        endpoint.show(snapshot_of(script.folder))
         assert "stagescope_memory_used_bytes" in get(endpoint.address)
         time.sleep(2.1)
         late = get(endpoint.address)
         assert "stagescope_memory_used_bytes" not in late
         assert "stagescope_run_info" in late
-        endpoint.show(None)
+        endpoint.forget(script.folder.read()["run_id"])
         assert not get(endpoint.address).strip()
+
+
+def test_a_window_has_the_stage_in_which_it_ended(tmp_path: Path) -> None:
+    """It comes when another stage goes on; what lies between stages is of none."""
+    load = stage("load", "finished", START_NS, START_NS + 10 * NS)
+    script = Script(tmp_path, [load, stage("fit", "running", START_NS + 12 * NS, None)])
+    script.write(14.0, mem_used_bytes=("machine", "gauge", 5.0))
+    script.write(10.0, vm_cpu_ready_percent=("vm:a@h", "window", 10.0))
+    script.write(11.0, host_power_w=("esxi:h", "window", 200.0))
+    families = families_in(exported(script.folder))
+
+    def stages(name: str) -> list[str]:
+        return [one.labels["stage"] for one in families[f"stagescope_{name}"].samples]
+
+    assert stages("memory_used_bytes") == ["fit"]
+    assert stages("vm_cpu_ready_ratio") == ["load"]
+    assert stages("host_power_watts") == [""]
+    ends = families["stagescope_hypervisor_window_timestamp_seconds"].samples
+    told = {tuple(one.labels[name] for name in ("vm", "host", "stage")): one.value for one in ends}
+    assert told == {
+        ("a", "h", "load"): pytest.approx(START_NS / 1e9 + 10, abs=1e-3),
+        ("", "h", ""): pytest.approx(START_NS / 1e9 + 11, abs=1e-3),
+    }
+
+
+def test_a_run_that_has_ended_is_told_beside_the_next_one(tmp_path: Path) -> None:
+    """Of two runs without a pause no counter is lost, and each name is told once."""
+    scripts = []
+    for number, status in enumerate(("finished", "running")):
+        script = Script(tmp_path / str(number), [stage("fit", status, START_NS, None)])
+        script.folder.write({**script.folder.read(), "run_id": f"run-{number}", "status": status})
+        script.write(1.0, io_read_bytes=("stage:fit", "counter", 10.0 + number))
+        scripts.append(snapshot_of(script.folder))
+    with endpoint_at("127.0.0.1:0", quiet_s=2.0) as endpoint:
+        for one in scripts:
+            endpoint.show(one)
+        text = get(endpoint.address)
+        read = families_in(text)["stagescope_stage_storage_read_bytes"].samples
+        assert {one.labels["run"]: one.value for one in read} == {"run-0": 10.0, "run-1": 11.0}
+        info = families_in(text)["stagescope_run_info"].samples
+        assert [one.labels["status"] for one in info] == ["finished", "running"]
+        kinds = [line for line in text.splitlines() if line.startswith("# TYPE")]
+        assert len(kinds) == len(set(kinds))
+        time.sleep(2.1)
+        assert "run-0" not in get(endpoint.address), "it is told no longer than anything else"
+        assert "run-1" in get(endpoint.address)
 
 
 def test_an_endpoint_that_was_shown_nothing_answers_with_nothing() -> None:
@@ -122,12 +176,14 @@ def test_a_port_that_is_taken_is_an_error_of_the_system() -> None:
 
 
 @pytest.mark.needs("prometheus")
-def test_promtool_finds_nothing_to_say(example: RunFolder) -> None:
+def test_promtool_finds_nothing_to_say(example: RunFolder, tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     assert promtool, "it comes with Prometheus"
+    next_one = Script(tmp_path, [stage("fit", "running", START_NS, None)])
+    next_one.write(1.0, mem_used_bytes=("machine", "gauge", 5.0))
     done = subprocess.run(
-        [promtool, "check", "metrics"], input=exported(example), capture_output=True, text=True,
-        check=False,
+        [promtool, "check", "metrics"], input=exported(example, next_one.folder),
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -211,6 +267,16 @@ def _replayed(example: RunFolder, into: Path, endpoint: Endpoint) -> None:
     thread.join()
 
 
+def lines() -> list[tuple[str, str, str]]:
+    """Title, query and legend of everything that the dashboard draws over time."""
+    return [
+        (panel["title"], target["expr"], target["legendFormat"])
+        for panel in json.loads(DASHBOARD.read_text())["panels"]
+        for target in panel.get("targets", ())
+        if panel["type"] == "timeseries"
+    ]
+
+
 def queries() -> list[tuple[str, str]]:
     """Every query of the dashboard: of its panels, its annotations and its variables."""
     board = json.loads(DASHBOARD.read_text())
@@ -224,18 +290,36 @@ def queries() -> list[tuple[str, str]]:
     return found
 
 
+def named(legend: str, labels: dict[str, str]) -> str:
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), legend)
+
+
+def filled_in(expr: str) -> str:
+    for name, value in VALUES.items():
+        expr = expr.replace(name, value)
+    assert "$" not in expr
+    return expr
+
+
 @pytest.mark.needs("prometheus")
 @pytest.mark.parametrize(("title", "expr"), queries())
 def test_every_query_of_the_dashboard_has_data(
     prometheus: Prometheus, title: str, expr: str
 ) -> None:
-    for name, value in VALUES.items():
-        expr = expr.replace(name, value)
-    assert "$" not in expr
-    found = prometheus.over_time(expr)
+    found = prometheus.over_time(filled_in(expr))
     assert found, f"{title}: nothing for {expr}"
     values = [float(value) for series in found for _, value in series["values"]]
     assert all(value == value for value in values), "NaN"
+
+
+@pytest.mark.needs("prometheus")
+@pytest.mark.parametrize(("title", "expr", "legend"), lines())
+def test_no_two_lines_of_a_panel_have_the_same_name(
+    prometheus: Prometheus, title: str, expr: str, legend: str
+) -> None:
+    """A level of the machine is one line through all stages, though its label moves on."""
+    names = [named(legend, one["metric"]) for one in prometheus.over_time(filled_in(expr))]
+    assert sorted(names) == sorted(set(names)), title
 
 
 @pytest.mark.needs("prometheus")

@@ -19,7 +19,8 @@ from telemetry.runfolder import RunFolder, find_run
 from telemetry.samples import Metric, Sample, Series
 from telemetry.segments import SegmentWriter, read_samples
 from telemetry.tail import Fresh, Tail
-from telemetry.watch import MAIN, Live, follow
+from telemetry.watch import Live, follow
+from telemetry.watch_series import MAIN
 from tests.telemetry.test_finish import START_NS, stage, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +153,18 @@ def test_rates_levels_and_totals(tmp_path: Path) -> None:
     assert script.now("stage_phase_seconds", stage="fit", phase="io") == 2.0
 
 
+def test_what_a_stage_counts_is_apart_by_unit(tmp_path: Path) -> None:
+    script = Script(tmp_path, [stage("fit", "running", START_NS, None)])
+    counted = {"app_rows": 3.0, "app_read_bytes": 4.0, "app_wait_seconds": 5.0, "app_bytes": 6.0}
+    script.write(1.0, **{name: ("app:fit", "counter", one) for name, one in counted.items()})
+    script.live.update()
+    told = [(one.main.name, one.labels["what"], one.value) for one in script.live.snapshot().values]
+    assert sorted(told) == [
+        ("stage_counted", "bytes", 6.0), ("stage_counted", "rows", 3.0),
+        ("stage_counted_bytes", "read", 4.0), ("stage_counted_seconds", "wait", 5.0),
+    ]  # fmt: skip
+
+
 def test_of_a_sum_no_part_is_guessed(tmp_path: Path) -> None:
     script = Script(tmp_path, [])
     for at_s in (1.0, 2.0):
@@ -173,6 +186,40 @@ def test_what_is_not_sampled_any_more_is_not_shown_any_more(tmp_path: Path) -> N
     script.write(1000.0, mem_used_bytes=("machine", "gauge", 1.0))
     assert script.now("vm_cpu_ready_ratio", vm="a") is None
     assert script.live.snapshot().seconds == 1000.0
+
+
+def test_of_a_vm_that_moved_only_the_host_that_it_is_on_is_shown(tmp_path: Path) -> None:
+    script = Script(tmp_path, [stage("fit", "running", START_NS, None)])
+
+    def ready(at_s: float, entity: str, percent: float) -> None:
+        script.write(at_s, vm_cpu_ready_percent=(entity, "window", percent))
+
+    ready(20.0, "vm:a@old", 60.0)
+    ready(20.0, "vm:b@old", 5.0)
+    script.write(20.0, vm_cpu_used_cores=("vm:a@old", "window", 1.5))
+    assert script.now("vm_cpu_ready_ratio", vm="a") == pytest.approx(0.6)
+    ready(40.0, "vm:a@new", 50.0)
+    assert script.now("vm_cpu_ready_ratio", vm="a") == pytest.approx(0.5)
+    assert script.now("vm_cpu_ready_ratio", vm="a", host="old") is None
+    assert script.now("vm_cpu_used_cores", vm="a") is None, "the new host has told nothing of it"
+    assert script.now("vm_cpu_ready_ratio", vm="b") == pytest.approx(0.05), "that one has not moved"
+    ready(30.0, "vm:a@old", 70.0)
+    assert script.now("vm_cpu_ready_ratio", vm="a") == pytest.approx(0.5), "it is late, not new"
+    ready(60.0, "vm:a@old", 10.0)
+    assert script.now("vm_cpu_ready_ratio", vm="a") == pytest.approx(0.1), "it came back"
+    script.write(80.0, vm_disk_read_bytes_per_s=("vm:a@new/scsi0:0", "window", 1.0))
+    assert script.now("vm_cpu_ready_ratio", vm="a") is None, "a part of it has moved, so it has"
+
+
+def test_which_window_is_newer_goes_by_the_clock_of_the_run(tmp_path: Path) -> None:
+    script = Script(tmp_path, [stage("fit", "running", START_NS, None)])
+    script.write(1.0, clock_offset_seconds=("esxi:old", "gauge", 120.0))
+    script.write(140.0, vm_cpu_ready_percent=("vm:a@old", "window", 60.0))
+    script.live.update()
+    (ready,) = script.live.snapshot().of("vm_cpu_ready_ratio")
+    assert (ready.window, ready.ts_ns) == (True, START_NS + 20 * NS)
+    script.write(40.0, vm_cpu_ready_percent=("vm:a@new", "window", 50.0))
+    assert script.now("vm_cpu_ready_ratio") == pytest.approx(0.5)
 
 
 def test_a_window_of_the_future_does_not_move_the_time(tmp_path: Path) -> None:
