@@ -13,12 +13,13 @@ import argparse
 import json
 import math
 import shutil
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from telemetry.compared import percent
 from telemetry.reference import Reference, read_reference
 from telemetry.runfolder import list_runs, write_atomically
 from tests.study import throttle
+from tests.study.speedometer import Speedometer
 
 RECIPE = Path(__file__).with_name("reproduce.toml")
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FOLDER = Path(".study-reproduce")
 OUT = FOLDER / "runs"
+COUNTED = FOLDER / "counted.json"
 EARLY, PROFILE = FOLDER / "early.profile.json", FOLDER / "here.profile.json"
 """What throttled machines are held against, and the unchanged one: of runs before and after."""
 SLOW_RUNS = 5
@@ -40,6 +43,8 @@ NEIGHBOURS = 4
 TIMETABLE = frozenset({"serving"})
 """Stages whose load comes by the clock, as fast as it does on any machine."""
 READ_BYTES_PER_S = 1 << 20
+UNCHANGED = 0.03
+"""A machine whose own speed differs by more from that of the published runs is not unchanged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +106,8 @@ class Trial:
     environment: Sequence[str]
     open: Sequence[str]
     spread: Mapping[str, float] = field(default_factory=dict)
+    speed_per_s: float | None = None
+    """Rounds of the speedometer's loop a second, while the trial was made."""
 
 
 def main() -> None:
@@ -138,14 +145,14 @@ def publish(profile: Path, runs: int) -> None:
     """The machine as it is, from the runs that there are and as many more as are missing."""
     if profile.exists():
         return
-    counted = FOLDER / "counted.json"
-    names: list[str] = json.loads(counted.read_text()) if counted.exists() else []
+    names = speeds()
     if not names:
         stagescope("run", str(RECIPE), "--fresh", "--out", str(OUT))  # warms up, and is not counted
     while len(names) < runs:
-        stagescope("run", str(RECIPE), "--fresh", "--out", str(OUT))
-        names.append(list_runs(OUT)[-1].path.name)
-        counted.write_text(json.dumps(names))
+        with Speedometer() as speed:
+            stagescope("run", str(RECIPE), "--fresh", "--out", str(OUT))
+        names[list_runs(OUT)[-1].path.name] = speed.per_s
+        COUNTED.write_text(json.dumps(names))
         print(f"to publish: {len(names)} of {runs}", flush=True)
     folders = [str(OUT / name) for name in names]
     stagescope(
@@ -163,10 +170,11 @@ def trial(cause: Cause, profile: Path, runs: int) -> Trial:
     """One ``reproduce`` with its whole process tree under the cause, in a folder that is warm."""
     began = time.monotonic()
     order = ("reproduce", str(profile), "--json", "--runs", str(runs), "--warm-up", "0")
-    with cause.apply() as prefix:
+    with cause.apply() as prefix, Speedometer() as speed:
         done = stagescope(*order, "--out", str(OUT), prefix=prefix, check=False)
     answer = json.loads(done.stdout)
     one = read_trial(cause, done.returncode, answer, time.monotonic() - began)
+    one = replace(one, speed_per_s=speed.per_s)
     print(f"{cause.name}: {one.outcome}, {dict(one.slower)} {dict(one.named)}", flush=True)
     return one
 
@@ -197,6 +205,20 @@ def stagescope(
 ) -> subprocess.CompletedProcess[str]:
     command = [*prefix, sys.executable, "-m", "pipeline.cli", *arguments]
     return subprocess.run(command, check=check, stdout=subprocess.PIPE, text=True)
+
+
+def speeds() -> dict[str, float]:
+    """The published runs, and how fast the machine was meanwhile."""
+    told: dict[str, float] = json.loads(COUNTED.read_text()) if COUNTED.exists() else {}
+    return told
+
+
+def faster(one: Trial) -> float | None:
+    """By what share the machine itself was faster than while the published runs were made."""
+    known = speeds().values()
+    if one.speed_per_s is None or not known:
+        return None
+    return one.speed_per_s / statistics.median(known) - 1
 
 
 def trials() -> list[Trial]:
@@ -256,11 +278,23 @@ def page() -> Iterator[str]:
     yield ""
     yield "## The machine as it is"
     yield ""
-    yield "| trial | runs | exit code | answer | found to differ | could not tell because |"
-    yield "|---|---|---|---|---|---|"
+    yield "A virtual machine is not the same all day: its host's clock rate and its neighbours"
+    yield "change. So a fixed loop, which is no part of StageScope, is run every few seconds while"
+    yield "runs are made (`tests/study/speedometer.py`): *speed* is by how much it was faster in"
+    yield "CPU time, in the median, than during the published runs. From"
+    yield f"{100 * UNCHANGED:.0f} % on the machine is not what it was; this was fixed beforehand."
+    yield ""
+    columns = (
+        "trial", "runs", "speed", "exit code", "answer", "found to differ",
+        "could not tell because",
+    )  # fmt: skip
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'---|' * len(columns)}"
     for number, one in enumerate((t for t in done if t.cause == "none"), 1):
         changed = changes({**one.slower, **one.faster}) + list(one.others[:4])
-        cells = (number, one.runs, one.exit_code, one.outcome, told(changed), told(one.open))
+        speed = faster(one)
+        shown = "not measured" if speed is None else percent(speed, signed=True)
+        cells = (number, one.runs, shown, one.exit_code, one.outcome, told(changed), told(one.open))
         yield f"| {' | '.join(map(str, cells))} |"
     yield ""
     yield "## The machine throttled"
@@ -301,11 +335,22 @@ def summary(reference: Reference, done: Sequence[Trial]) -> Iterator[str]:
         right = sum(is_right(cause, one, reference) for one in ones)
         what = "says *same*" if cause.resource is None else f"names the stage and {cause.resource}"
         if ones:
-            sure = f"{100 * at_least(right, len(ones)):.0f} %"
-            yield (
-                f"- {cause.done}: {what} in {right} of {len(ones)} trials (with 95 % confidence in "
-                f"{sure} or more)"
-            )
+            yield f"- {cause.done}: {what} in {share(right, len(ones))}"
+        if cause.resource is None:
+            kept = [one for one in ones if abs(faster(one) or 0.0) < UNCHANGED]
+            right = sum(is_right(cause, one, reference) for one in kept)
+            if len(kept) < len(ones):
+                yield (
+                    f"- of these, while the machine's own speed was within {100 * UNCHANGED:.0f} % "
+                    f"of what it had been: {what} in {share(right, len(kept))}"
+                )
+
+
+def share(right: int, many: int) -> str:
+    if not many:
+        return "none, as there was no such trial"
+    sure = f"{100 * at_least(right, many):.0f} %"
+    return f"{right} of {many} trials (with 95 % confidence in {sure} or more)"
 
 
 def at_least(right: int, many: int, alpha: float = 0.05) -> float:
