@@ -161,10 +161,13 @@ def _reading_loader(place: Place, draw: random.Random, number: int) -> Iterator[
 
 @contextlib.contextmanager
 def _decoding_workers(place: Place, draw: random.Random, number: int) -> Iterator[Load]:
-    """Each worker waits for its disk for a part of its time, and works for most of it."""
+    """Each worker waits for its disk for a part of its time, and works for most of it.
+
+    The kernel reads ahead while it works, so the disk is made slower than all of them together.
+    """
     evict(place.file)
     decode_s = draw.uniform(0.04, 0.12)
-    rate = CPUS * (1 << 20) / (decode_s * draw.uniform(0.2, 0.5))
+    rate = CPUS * (1 << 20) / (decode_s * (1 + draw.uniform(0.2, 0.5)))
     with group("io", _read_limit(place, rate)) as folder:
         yield _steps(place, draw, "decoding_workers", path=str(place.file), join=[str(folder)],
                      decode_s=decode_s, compute_s=0.001)  # fmt: skip
