@@ -21,6 +21,8 @@ from telemetry.runfolder import RunFolder
 BINS = 300
 WIDTH, LEFT, RIGHT = 1000, 110, 20
 ROW, HEIGHT = 16, 110
+_LABEL = 70
+"""What a bar's label takes, in the units of the drawing."""
 _STEPS_S = (
     0.1,
     0.2,
@@ -178,13 +180,17 @@ def _bars(axis: _Axis, sides: Sequence[Reference]) -> Html:
             title = tag("title", f"{key.upper()}: {name}, {took:.4g} s")
             parts.append(tag("path", title, d=bar, class_=f"bar-{key}"))
             said = f"{key.upper()} {took:.3g} s"
-            inside = end + 70 > WIDTH
-            parts.append(
-                _text(
-                    x - 5 if inside else end + 5, y + 11, said, "soft", "end" if inside else "start"
-                )
-            )
+            parts.append(_label(x, end, y + 11, said))
     return _figure("Stages, medians of the runs", parts, low + 18)
+
+
+def _label(x: float, end: float, y: float, said: str) -> Html:
+    """Behind the bar, else before it, else on it: beside the axis stands the stage's name."""
+    if end + _LABEL <= WIDTH:
+        return _text(end + 5, y, said, "soft", "start")
+    if x - _LABEL >= LEFT:
+        return _text(x - 5, y, said, "soft", "end")
+    return _text(end - 5, y, said, "on-bar", "end")
 
 
 def _chart(

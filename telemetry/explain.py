@@ -85,6 +85,13 @@ RESOURCES = (
         environment=r"placement\.(vm|esxi_host)",
     ),
     Resource(
+        name="CPU speed",
+        witnesses=r"machine cpu_loop_us",
+        environment=r"cpu\.model|python|placement\.(esxi_host"
+        r"|vms\.\d+\.(host_cpu_mhz|host_power_policy|esxi_version))",
+        effects=r"stage cpu_(busy|user|system)_seconds",
+    ),
+    Resource(
         name="CPU speed or work per CPU",
         witnesses=r"stage cpu_(busy|user|system)_seconds",
         environment=r"cpu\.model|kernel|python|packages\..*|distribution|stagescope"
@@ -92,6 +99,7 @@ RESOURCES = (
     ),
 )
 """From the particular to the general: beside an earlier one the last is an effect."""
+CPU_LOOP = ("machine", "cpu_loop_us", "mean")
 _ALL = "|".join(one.witnesses for one in RESOURCES)
 
 
@@ -139,6 +147,8 @@ def explain(
     patterns = [one.environment for one in RESOURCES if not names or one.name in names]
     fitting = [d for d in environment if any(re.fullmatch(one, d.key) for one in patterns)]
     evidence = [one.short() for name in names for one in found[name][:3]]
+    if names == [RESOURCES[-1].name]:
+        evidence += _speed(a, b)
     return Explanation(
         stage=time.stage,
         resources=tuple(names),
@@ -170,6 +180,14 @@ def _by_resource(moved: Sequence[Witness]) -> dict[str, list[Witness]]:
             found[resource.name] = sorted(mine, key=lambda one: one.chance)
             left = [one for one in left if not re.fullmatch(resource.effects, one.key)]
     return found
+
+
+def _speed(a: StageEntries, b: StageEntries) -> list[str]:
+    """How fast the CPU itself was, where the work is all that grew: it tells the two apart."""
+    one, two = (side.by_key.get(CPU_LOOP) for side in (a, b))
+    if one is None or two is None:
+        return []
+    return [f"while a fixed loop took {one.median:,.4g} → {two.median:,.4g} {one.unit}"]
 
 
 def _sentence(

@@ -290,6 +290,7 @@ _SUMMARY = (
     _Summary("guest/cpu_busy_p95_percent", "machine", "cpu_busy_percent", "p95"),
     _Summary("guest/cpu_iowait_seconds", "machine", "cpu_iowait_seconds", "total"),
     _Summary("guest/cpu_steal_seconds", "machine", "cpu_steal_seconds", "total"),
+    _Summary("guest/cpu_loop_us", "machine", "cpu_loop_us", "mean"),
     _Summary("guest/mem_used_max_bytes", "machine", "mem_used_bytes", "max"),
     _Summary("guest/psi_cpu_some_seconds", "machine", "psi_cpu_some_seconds", "total"),
     _Summary("guest/psi_memory_full_seconds", "machine", "psi_memory_full_seconds", "total"),

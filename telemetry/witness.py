@@ -3,11 +3,13 @@
 Asked only where a time was found to differ, and of few figures that were chosen beforehand: so they
 are a family of their own for each stage, and need not stand out from all figures of a profile. A
 figure in seconds must account for a share of the stage's difference itself; so a stage of half a
-second has witnesses as well, and half a second of waiting is none for a minute.
+second has witnesses as well, and half a second of waiting is none for a minute. Of the CPU's own
+speed the same share is asked, of itself.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +24,8 @@ POINTS_TO = 0.05
 """Chance, corrected for a stage's witnesses, up to which one is named; a hint is not corrected."""
 ACCOUNTS = 0.1
 """The least share of a stage's difference that a witness in seconds must account for."""
+_SPEED = re.compile(r"machine cpu_loop_us")
+"""Its share of itself is what it can have made of the stage's time."""
 _TICK_S = 0.01
 _FLOOR = 0.01
 _NONE_WHERE_ABSENT = re.compile(r"(cgroup|stage) cgroup_cpu_throttled_seconds")
@@ -103,7 +107,10 @@ def _tested(
         return difference, ACCOUNTS * abs(time.difference)
     rule = rule_of(a)
     difference = welch(rule.scaled(a.known), rule.scaled(b.known), rule.floor)
-    return difference, rule.margin
+    margin = rule.margin
+    if _SPEED.fullmatch(_name(a)) and time.change is not None:
+        margin = max(margin, ACCOUNTS * abs(math.log1p(max(time.change, -1 + _FLOOR))))
+    return difference, margin
 
 
 def _array(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from telemetry.clock import Clock
 from telemetry.collectors import guest_metrics as metrics
+from telemetry.collectors.cpu_speed import cpu_loop_us
 from telemetry.collectors.forest import Forest, Look, TreeState
 from telemetry.collectors.machine import MACHINE, Machine, Source, open_machine
 from telemetry.collectors.quota import QuotaAccount
@@ -71,7 +72,10 @@ class GuestCollector:
         self._rows: deque[Sample] = deque()
         """What is settled and was not given away yet: an error or a file that hangs loses none."""
         self._fixed = [
-            Series(entity=MACHINE, metric=metrics.MACHINE_OTHER["cpu_count"]),
+            *(
+                Series(entity=MACHINE, metric=metrics.MACHINE_OTHER[name])
+                for name in ("cpu_count", "cpu_loop_us")
+            ),
             *(
                 Series(entity="fs:runs", metric=metrics.MACHINE_OTHER[name])
                 for name in ("fs_used_bytes", "fs_free_bytes")
@@ -188,7 +192,7 @@ class GuestCollector:
         # At whole seconds of the monotonic clock, as writing is: so looks are settled only once.
         whole_s = math.floor((now_s + self.period_s / 2) / SLOW_S) * SLOW_S
         self._slow_at_s = whole_s + SLOW_S - self.period_s / 2
-        self._rows += self._space()
+        self._rows += self._constant()
         self._rows += self._look(whole=False)
         return self._settled()
 
@@ -277,8 +281,8 @@ class GuestCollector:
             reason = f"/proc/<pid>/io of {without} of {count} processes may not be read; root could"
         return tuple(_series(PROCESSES, metric, reason) for metric in _ALL)
 
-    def _space(self) -> list[Sample]:
-        values: list[float] = [os.cpu_count() or 1]
+    def _constant(self) -> list[Sample]:
+        values: list[float] = [os.cpu_count() or 1, cpu_loop_us()]
         if self.folder is not None:
             try:
                 space = os.statvfs(self.folder)

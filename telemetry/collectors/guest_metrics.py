@@ -64,6 +64,12 @@ PRESSURE = {
 }
 MACHINE_OTHER = _table(
     _gauge("cpu_count", "1", "CPUs that this machine has online", "sysconf"),
+    _gauge(
+        "cpu_loop_us",
+        "µs",
+        "CPU time of a fixed loop: more where the CPU is slower, whatever runs on it",
+        "the recorder, CLOCK_THREAD_CPUTIME_ID",
+    ),
     _gauge("fs_used_bytes", "B", "used on the file system of the runs", "statvfs"),
     _gauge("fs_free_bytes", "B", "free to this user on that file system", "statvfs"),
 )

@@ -110,17 +110,27 @@ class Machine:
 
 
 def open_machine(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Machine:
-    """Open every file of the machine once; a missing one becomes absent series with the reason."""
+    """Open every file of the machine once; a missing one becomes absent series with the reason.
+
+    Raises what a file raises that is not as the kernel writes it; nothing stays open then.
+    """
     found = _Found()
-    _open_cpu(found, proc, sys)
-    found.try_open(proc / "meminfo", [(MACHINE, one) for one in metrics.MEMORY.values()], _memory)
-    for resource in ("cpu", "memory", "io"):
-        _open_pressure(found, proc / "pressure" / resource, resource)
-    _open_disks(found, proc / "diskstats", sys)
-    _open_interfaces(found, proc / "net/dev", sys)
-    fast, found.sources = tuple(found.sources), []
-    _open_cgroup(found, proc)
-    return Machine(fast=fast, slow=tuple(found.sources), absent=tuple(found.absent))
+    try:
+        _open_cpu(found, proc, sys)
+        memory = [(MACHINE, one) for one in metrics.MEMORY.values()]
+        found.try_open(proc / "meminfo", memory, _memory)
+        for resource in ("cpu", "memory", "io"):
+            _open_pressure(found, proc / "pressure" / resource, resource)
+        _open_disks(found, proc / "diskstats", sys)
+        _open_interfaces(found, proc / "net/dev", sys)
+        fast = len(found.sources)
+        _open_cgroup(found, proc)
+    except BaseException:
+        for source in found.sources:
+            source.close()
+        raise
+    sources = tuple(found.sources)
+    return Machine(fast=sources[:fast], slow=sources[fast:], absent=tuple(found.absent))
 
 
 class _Found:

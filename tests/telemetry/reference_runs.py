@@ -1,4 +1,4 @@
-"""Ended runs in a folder, made up: what publishing and comparing read."""
+"""Ended runs in a folder, made up, and sides of them: what is published and compared."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from telemetry.profile import Profile, Row
+from telemetry.publish import reference_of
+from telemetry.reference import Reference
 from telemetry.runfolder import RunFolder
 
 START_NS = 1_795_485_600_000_000_000
 STAGES = ("processing", "training")
 RECIPE = {"name": "lab", "seed": 7, "data": {"source": "generator", "path": "/home/ann/in"}}
 ENVIRONMENT = {"host": "node7", "cpu": {"model": "EPYC", "count": 8}, "cpu_usable": 8}
+QUIET = (1.0, 1.004, 0.997, 1.002, 0.999)
+"""Five runs that vary by little: shares of a time."""
 
 
 def made_run(
@@ -74,3 +78,14 @@ def row(stage: str, entity: str, metric: str, unit: str, total: float) -> Row:
         stage=stage, entity=entity, metric=metric, unit=unit, kind="counter", mean=total, p50=total,
         p95=total, max=total, total=total, coverage=1.0,
     )  # fmt: skip
+
+
+def side(
+    out: Path, name: str, *, training: float = 10.0, runs: int = 5, spread: float = 1.0, **more: Any
+) -> Reference:
+    noise = [1 + spread * (one - 1) for one in QUIET][:runs]
+    folders = [
+        made_run(out / name, i, {"processing": 4 * (2 - one), "training": training * one}, **more)
+        for i, one in enumerate(noise, 1)
+    ]
+    return reference_of(name, folders)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,27 +14,14 @@ from hypothesis import strategies as st
 
 from telemetry.compare import TOLERANCE, Comparison, compare
 from telemetry.compare_page import render
-from telemetry.compare_timeline import in_turn
+from telemetry.compare_timeline import _LABEL, LEFT, WIDTH, _label, in_turn
 from telemetry.compared import ALPHA_SAME, TIME, Rule
 from telemetry.profile import Row
 from telemetry.publish import reference_of
-from telemetry.reference import DURATION, Reference
+from telemetry.reference import Reference
 from tests.browser import Browser
 from tests.study.detection import called_same, normal
-from tests.telemetry.reference_runs import ENVIRONMENT, RECIPE, made_run, row
-
-QUIET = (1.0, 1.004, 0.997, 1.002, 0.999)
-
-
-def side(
-    out: Path, name: str, *, training: float = 10.0, runs: int = 5, spread: float = 1.0, **more: Any
-) -> Reference:
-    noise = [1 + spread * (one - 1) for one in QUIET][:runs]
-    folders = [
-        made_run(out / name, i, {"processing": 4 * (2 - one), "training": training * one}, **more)
-        for i, one in enumerate(noise, 1)
-    ]
-    return reference_of(name, folders)
+from tests.telemetry.reference_runs import ENVIRONMENT, QUIET, RECIPE, made_run, row, side
 
 
 def test_the_same_is_the_same(tmp_path: Path) -> None:
@@ -238,105 +224,6 @@ def test_a_stage_of_one_side_leaves_it_open(tmp_path: Path) -> None:
     assert got.outcome == "unsure"
 
 
-@pytest.mark.parametrize(
-    ("witness", "environment", "resource", "told"),
-    [
-        (
-            row("training", "cgroup", "cgroup_cpu_throttled_seconds", "s", 6.0),
-            {"cgroup": {"cpu_quota_cores": 1.0}},
-            "CPU quota",
-            "cgroup.cpu_quota_cores: none in A, 1.0 in B",
-        ),
-        (
-            row("training", "machine", "psi_cpu_some_seconds", "s", 6.0),
-            {"cpu_usable": 2},
-            "waiting for a CPU",
-            "cpu_usable: 8 in A, 2 in B",
-        ),
-        (
-            row("training", "machine", "psi_io_full_seconds", "s", 6.0),
-            {},
-            "disk",
-            "nothing known of the environments explains it",
-        ),
-    ],
-)
-def test_a_difference_is_explained_by_resource_and_environment(
-    tmp_path: Path, witness: Row, environment: dict[str, Any], resource: str, told: str
-) -> None:
-    calm = row(witness.stage, witness.entity, witness.metric, witness.unit, 0.0)
-    a = side(tmp_path, "a", rows=[calm])
-    b = side(tmp_path, "b", training=16, rows=[witness], environment={**ENVIRONMENT, **environment})
-    (explained,) = compare(a, b).explanations
-    assert explained.stage == "training"
-    assert resource in explained.resources
-    assert told.lower() in explained.sentence.lower()
-
-
-def throttled(seconds: float) -> Row:
-    return row("training", "cgroup", "cgroup_cpu_throttled_seconds", "s", seconds)
-
-
-def waited(what: str, seconds: float) -> Row:
-    return row("training", "machine", f"psi_{what}_some_seconds", "s", seconds)
-
-
-def test_a_quota_is_named_and_the_waiting_that_it_makes_is_not(tmp_path: Path) -> None:
-    calm, held = ([throttled(s), waited("cpu", s)] for s in (0.0, 5.0))
-    a, b = side(tmp_path, "a", rows=calm), side(tmp_path, "b", training=15, rows=held)
-    (explained,) = compare(a, b).explanations
-    assert explained.resources == ("CPU quota",)
-
-
-@pytest.mark.parametrize("entity", ["cgroup", "stage"])
-def test_a_group_without_a_quota_keeps_no_account_of_one(tmp_path: Path, entity: str) -> None:
-    held = replace(throttled(5.0), entity=entity)
-    a, b = side(tmp_path, "a"), side(tmp_path, "b", training=15, rows=[held])
-    (explained,) = compare(a, b).explanations
-    assert explained.resources == ("CPU quota",)
-
-
-def test_a_short_stage_has_witnesses_as_well(tmp_path: Path) -> None:
-    """A quarter of a second is too little to be compared by itself, and most of what is missing."""
-    calm, held = ([waited("io", s)] for s in (0.01, 0.26))
-    a = side(tmp_path, "a", training=0.5, rows=calm)
-    b = side(tmp_path, "b", training=0.75, rows=held)
-    got = compare(a, b)
-    assert got.too_small > 0
-    assert [one.resources for one in got.explanations] == [("disk",)]
-
-
-def test_what_accounts_for_little_of_the_difference_is_no_reason(tmp_path: Path) -> None:
-    rows = [[waited("io", s), waited("cpu", c)] for s, c in ((0.0, 0.0), (0.6, 9.0))]
-    a, b = side(tmp_path, "a", rows=rows[0]), side(tmp_path, "b", training=20, rows=rows[1])
-    got = compare(a, b)
-    assert {one.metric for one in got.found} >= {"psi_io_some_seconds", "psi_cpu_some_seconds"}
-    assert [one.resources for one in got.explanations] == [("waiting for a CPU",)]
-
-
-def times_alone(one: Reference) -> Reference:
-    """A side of which no figure but the stages' times is known."""
-    stages = [
-        replace(stage, metrics=tuple(entry for entry in stage.metrics if entry.key == DURATION))
-        for stage in one.stages
-    ]
-    return replace(one, stages=tuple(stages))
-
-
-@pytest.mark.parametrize(("training", "told"), [(16.0, "60 % slower"), (5.0, "50 % faster")])
-def test_where_nothing_stands_out_that_is_all_that_is_said(
-    tmp_path: Path, training: float, told: str
-) -> None:
-    a, b = (
-        times_alone(side(tmp_path, name, training=s)) for name, s in (("a", 10), ("b", training))
-    )
-    (explained,) = compare(a, b).explanations
-    assert explained.resources == ()
-    assert f"Training is {told}" in explained.sentence
-    assert "None of the figures that were asked stands out." in explained.sentence
-    assert "waited" not in explained.sentence
-
-
 def test_what_others_share_is_evidence_and_decides_nothing(tmp_path: Path) -> None:
     rows = [[row("training", "machine", "psi_cpu_some_seconds", "s", s)] for s in (1.0, 9.0)]
     got = compare(side(tmp_path, "a", rows=rows[0]), side(tmp_path, "b", rows=rows[1]))
@@ -414,6 +301,25 @@ def test_the_page_names_both_statistics(tmp_path: Path) -> None:
     footer = html.split("<footer>")[1]
     assert "A and B are medians" in footer
     assert "of the means" in footer
+
+
+@pytest.mark.parametrize(
+    ("x", "end", "anchor", "place"),
+    [
+        (LEFT, 500.0, "start", 505),
+        (400.0, WIDTH - 20, "end", 395),
+        (LEFT, WIDTH - 20, "end", WIDTH - 25),
+    ],
+    ids=["behind", "before", "on it"],
+)
+def test_a_label_is_never_where_the_name_of_the_stage_is(
+    x: float, end: float, anchor: str, place: float
+) -> None:
+    label = str(_label(x, end, 20.0, "A 3.21 s"))
+    assert f'x="{place:.1f}"' in label
+    assert f'text-anchor="{anchor}"' in label
+    assert place - (_LABEL if anchor == "end" else 0) >= LEFT
+    assert place + (_LABEL if anchor == "start" else 0) <= WIDTH
 
 
 def test_the_page_is_alone_and_inert(tmp_path: Path) -> None:

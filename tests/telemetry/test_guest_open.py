@@ -10,6 +10,7 @@ import pytest
 
 from telemetry.clock import Clock
 from telemetry.collectors.guest import GuestCollector
+from telemetry.collectors.machine import open_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 STAT = b"cpu  347990 949 31626 264867 1428 3 410 658 17 4\n"
@@ -58,4 +59,17 @@ def test_what_could_not_be_opened_holds_no_files(tmp_path: Path) -> None:
     for _ in range(10):
         with pytest.raises(ValueError, match="not found"):
             guest.open()
+    assert open_files() == before
+
+
+def test_a_machine_that_could_not_be_opened_holds_no_files(tmp_path: Path) -> None:
+    """Its disk says no size, after files before it were opened."""
+    (tmp_path / "stat").write_bytes(STAT)
+    (tmp_path / "diskstats").write_text("8 0 sda " + "0 " * 17 + "\n")
+    (tmp_path / "block/sda").mkdir(parents=True)
+    (tmp_path / "block/sda/size").write_text("none\n")
+    before = open_files()
+    for _ in range(10):
+        with pytest.raises(ValueError, match="none"):
+            open_machine(tmp_path, tmp_path)
     assert open_files() == before
