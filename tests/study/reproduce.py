@@ -218,7 +218,7 @@ def faster(one: Trial) -> float | None:
     known = speeds().values()
     if one.speed_per_s is None or not known:
         return None
-    return one.speed_per_s / statistics.median(known) - 1
+    return one.speed_per_s / statistics.harmonic_mean(known) - 1
 
 
 def trials() -> list[Trial]:
@@ -279,9 +279,9 @@ def page() -> Iterator[str]:
     yield "## The machine as it is"
     yield ""
     yield "A virtual machine is not the same all day: its host's clock rate and its neighbours"
-    yield "change. So a fixed loop, which is no part of StageScope, is run every few seconds while"
+    yield "change. So a fixed loop, which is no part of StageScope, is run every second while"
     yield "runs are made (`tests/study/speedometer.py`): *speed* is by how much it was faster in"
-    yield "CPU time, in the median, than during the published runs. From"
+    yield "CPU time than during the published runs, which is their mean. From"
     yield f"{100 * UNCHANGED:.0f} % on the machine is not what it was; this was fixed beforehand."
     yield ""
     columns = (
