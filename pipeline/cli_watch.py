@@ -170,10 +170,10 @@ def _status(folder: RunFolder) -> str | None:
 
 def _which(folder: RunFolder) -> Which:
     """What tells a run from all others: a replay has the name of its recording every time."""
-    from telemetry.replay import MARK
+    from telemetry.runfolder import REPLAYED
 
     try:
-        return folder.path.name, (folder.path / MARK).stat().st_mtime_ns
+        return folder.path.name, (folder.path / REPLAYED).stat().st_mtime_ns
     except FileNotFoundError:
         return folder.path.name, None
 

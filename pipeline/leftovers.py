@@ -5,28 +5,35 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pipeline.artifact import STORE, Store
 from pipeline.hypervisor import fetch_windows
 from telemetry.finish import finish
-from telemetry.runfolder import RunFolder, is_abandoned, killed, list_runs
+from telemetry.runfolder import REPLAYED, RunFolder, is_abandoned, killed, list_runs
+
+MOST_WAIT_S = 5.0
+"""For a killed process to end: it frees its memory first, and some have much."""
+_LOOK_S = 0.002
 
 
 def recover_dead_runs(out: Path, store: Store, note: Callable[[str], None]) -> None:
     """End the record of every run whose runner is gone, and delete its half-made outputs.
 
-    A run is alive as long as its runner holds its lock; the kernel drops it at any death.
+    A run is alive as long as its runner holds its lock; the kernel drops it at any death. A replay
+    is nobody's run: it holds its own folder, and the next one takes its place.
     """
     for folder in list_runs(out):
-        record = folder.read()
-        if record["status"] != "running" or "recipe" not in record:
+        record, name = folder.read(), folder.path.name
+        is_ours = "recipe" in record and not (folder.path / REPLAYED).is_file()
+        if record["status"] != "running" or not is_ours:
             continue
-        with store.locked(f"run-{record['run_id']}", wait=False) as dead:
+        with store.locked(f"run-{name}", wait=False) as dead:
             if dead and folder.read()["status"] == "running":
                 _end(folder, store, note)
-                note(f"run {record['run_id']} was killed: its finished stages are used again")
+                note(f"run {name} was killed: its finished stages are used again")
 
 
 def is_dead(folder: RunFolder, out: Path) -> bool:
@@ -40,21 +47,30 @@ def is_dead(folder: RunFolder, out: Path) -> bool:
 
 def _end(folder: RunFolder, store: Store, note: Callable[[str], None]) -> None:
     record = folder.read()
-    store.drop_scratch(record["run_id"])
+    store.drop_scratch(folder.path.name)
     folder.write(killed(record, folder.samples))
     fetch_windows(folder, note, wait=False)
     finish(folder)
 
 
-def kill_children(parent_pid: int, spare: Iterable[int]) -> None:
-    """Kill and reap what a stage left running: it has become a child of ``parent_pid``."""
+def kill_children(parent_pid: int, spare: Iterable[int]) -> list[int]:
+    """Kill and reap what a stage left running: it has become a child of ``parent_pid``.
+
+    Returns those that do not end within ``MOST_WAIT_S``: a call into a driver or a disk that hangs
+    holds them, and nobody can end them until it returns.
+    """
     spared = {*spare, os.getpid()}
+    deadline_s = time.monotonic() + MOST_WAIT_S
     while left := [pid for pid in _children(parent_pid) if pid not in spared]:
+        if time.monotonic() > deadline_s:
+            return left
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(_LOOK_S)
+    return []
 
 
 def _children(parent_pid: int) -> list[int]:

@@ -67,6 +67,8 @@ class Run:
     _artifacts: dict[str, Artifact] = field(init=False, default_factory=dict)
     _interrupts: Interrupts = field(init=False, default_factory=Interrupts)
     _champion: Champion | None = field(init=False, default=None)
+    _held: list[int] = field(init=False, default_factory=list)
+    """What stages left behind and nothing could end."""
     _serve: str | None = field(init=False, default=None)
     """Why there is nothing to serve, if so."""
 
@@ -248,7 +250,7 @@ class Run:
             if child.started:
                 recording.unwatch(stage.name)
                 entry |= child.reap()
-            kill_children(os.getpid(), spare=recording.pids())
+            self._end_leftovers(stage, recording)
             self._save()
         manifest = child.manifest
         if manifest is None:
@@ -258,6 +260,13 @@ class Run:
         entry |= {"status": "finished", **_said(manifest)}
         self._ended(entry)
         return manifest
+
+    def _end_leftovers(self, stage: Stage, recording: Recording) -> None:
+        left = kill_children(os.getpid(), spare=[*recording.pids(), *self._held])
+        if left:
+            self._held += left
+            pids = ", ".join(map(str, left))
+            self._lost(f"{stage.name}: of its processes {pids} did not end: a driver or disk holds")
 
     def _fetch_champion(self) -> None:
         try:

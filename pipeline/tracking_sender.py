@@ -112,7 +112,9 @@ class Sender:
         model = (stage.get("outputs") or {}).get("model")
         if model is not None and not stage.get("reused_from"):
             self._once(f"model:{name}", lambda: self._model(run, Artifact.from_json(model)))
-        end_ns = stage["end_ns"] or start_ns
+        # Nobody saw a killed stage's end: the run's is the last that is known of it.
+        was_killed = stage["status"] == "killed" and stage["start_ns"]
+        end_ns = stage["end_ns"] or (self._record["ended_ns"] if was_killed else None) or start_ns
         status = "finished" if stage["status"] in {"reused", "skipped"} else stage["status"]
         self._once(f"end:{name}", lambda: self._end(run, status, end_ns))
 

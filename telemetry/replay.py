@@ -28,6 +28,7 @@ import pyarrow as pa
 from telemetry.finish import finish
 from telemetry.runfolder import (
     LOCK,
+    REPLAYED,
     RunFolder,
     checked_run_id,
     hold,
@@ -39,8 +40,6 @@ from telemetry.segments import META, SUFFIX, whole_batches
 
 DERIVED = ("spans.parquet", "profile.parquet", "profile.json", "report.html")
 """What ``finish`` makes of a run."""
-MARK = "replay.json"
-"""Tells a replayed run from a measured one; such a folder may be replaced by the next replay."""
 EVENTS = "vcenter.jsonl"
 BATCH_NS = 1_000_000_000
 """A batch that holds more of a run's time than this is fed in pieces of it."""
@@ -192,7 +191,7 @@ def _made(source: RunFolder, into: Path, record: Mapping[str, Any]) -> RunFolder
     if target.path == source.path.resolve():
         raise ValueError(f"{target.path} is the recording itself: give another folder")
     if target.path.exists():
-        if not (target.path / MARK).is_file():
+        if not (target.path / REPLAYED).is_file():
             raise ValueError(f"{target.path} is there and is no replay: give another folder")
         if (target.path / LOCK).is_file() and not is_abandoned(target):
             raise ValueError(
@@ -201,7 +200,7 @@ def _made(source: RunFolder, into: Path, record: Mapping[str, Any]) -> RunFolder
         target.run_json.unlink(missing_ok=True)  # first: without it the rest is no run
         shutil.rmtree(target.path)
     target.samples.mkdir(parents=True)
-    write_atomically(target.path / MARK, json.dumps({"source": record["run_id"]}) + "\n")
+    write_atomically(target.path / REPLAYED, json.dumps({"source": record["run_id"]}) + "\n")
     return target
 
 

@@ -21,6 +21,8 @@ RUN_SCHEMA = 1
 LATEST = "latest"
 LOCK = ".lock"
 """Held by the process that makes the run; the kernel drops it at any death."""
+REPLAYED = "replay.json"
+"""Tells a replayed run from a measured one; such a folder may be replaced by the next replay."""
 _RUN_ID = re.compile(r"\w[\w.-]*", re.ASCII)
 
 

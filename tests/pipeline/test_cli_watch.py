@@ -28,8 +28,8 @@ from pipeline.cli_options import FAILED, INTERRUPTED, USAGE, SentenceGroup
 from pipeline.cli_watch import COMMANDS, _going, _looks
 from pipeline.show_watch import WatchView, clock, line, page, shown, sparkline
 from telemetry.archive import EXAMPLE, unpack
-from telemetry.replay import DERIVED, MARK, replay
-from telemetry.runfolder import LOCK, RUN_SCHEMA, RunFolder
+from telemetry.replay import DERIVED, replay
+from telemetry.runfolder import LOCK, REPLAYED, RUN_SCHEMA, RunFolder
 from telemetry.watch import Live, Snapshot
 from tests.telemetry.test_finish import START_NS, stage
 from tests.telemetry.test_watch import NS, Script
@@ -283,7 +283,7 @@ def test_each_replay_of_a_recording_is_followed(example: RunFolder, tmp_path: Pa
 
 def test_a_replay_is_not_mixed_with_the_one_that_takes_its_folder(tmp_path: Path) -> None:
     script = Script(tmp_path / "run", [stage("fit", "running", START_NS, None)])
-    mark = script.folder.path / MARK
+    mark = script.folder.path / REPLAYED
     mark.write_text("{}")
     looks = _looks(script.folder, 0.1, None)
     assert next(looks).stage == "fit"

@@ -158,6 +158,23 @@ def test_parent_and_children_with_original_times(
     assert by_stage["serving"].data.tags["mlflow.note.content"] == "there is no champion to serve"
 
 
+def test_a_killed_stage_lasts_as_long_as_its_run(
+    tmp_path: Path, tracking: Tracking, model: Artifact
+) -> None:
+    """Nobody saw its end; it went on for as long as anything is known of the run."""
+    (tmp_path / "store").mkdir()
+    folder = make_run(tmp_path / "run1", model, status="killed")
+    record = folder.read()
+    record["stages"][0] |= {"status": "killed", "end_ns": None, "outputs": {}}
+    folder.write(record)
+    tracking.sync(folder)
+    by_stage = {run.data.tags["stagescope.stage"]: run for run in runs_of(tracking)}
+    training = by_stage["training"].info
+    assert (training.status, by_stage["serving"].info.status) == ("KILLED", "FINISHED")
+    assert training.start_time == START_NS // 1_000_000 + 1_000
+    assert training.end_time == by_stage["-"].info.end_time == START_NS // 1_000_000 + 9_000
+
+
 def test_sending_twice_changes_nothing(tmp_path: Path, tracking: Tracking, model: Artifact) -> None:
     (tmp_path / "store").mkdir()
     folder = make_run(tmp_path / "run1", model)

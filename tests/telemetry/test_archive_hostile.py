@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from pipeline.cli import main
 from telemetry.archive import EXAMPLE, unpack
 from telemetry.archive_reading import members
-from telemetry.replay import MARK, replay
-from telemetry.runfolder import RunFolder, checked_run_id, new_run_id
+from telemetry.replay import replay
+from telemetry.runfolder import REPLAYED, RunFolder, checked_run_id, new_run_id
 from telemetry.segments import SUFFIX
 
 MIB = 1 << 20
@@ -60,7 +60,7 @@ def test_a_run_id_that_leads_elsewhere_is_refused_before_anything_is_written(
 ) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
-    (victim / MARK).write_text("{}")  # what a replay would take for its own, and replace
+    (victim / REPLAYED).write_text("{}")  # what a replay would take for its own, and replace
     run_id = given.format(victim=victim) if isinstance(given, str) else given
     path = write(tmp_path / "run.tar.xz", with_id(honest, run_id))
     source, recorded = unpack(path, tmp_path / "unpacked")
