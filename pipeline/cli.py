@@ -25,6 +25,7 @@ from pipeline.cli_options import (
     SentenceGroup,
     finished_run,
     json_option,
+    no_end_yet,
     out_option,
     set_option,
 )
@@ -142,7 +143,7 @@ def run(  # noqa: PLR0917 - click passes them by name
 
 
 @main.command(
-    context_settings={"ignore_unknown_options": True},
+    context_settings={"allow_interspersed_args": False},  # what follows the command is its own
     short_help="Profile any command as one stage.",
     epilog="Example: stagescope record --name train -- python train.py --epochs 3",
 )
@@ -153,7 +154,8 @@ def run(  # noqa: PLR0917 - click passes them by name
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Set a key of telemetry or tracking, e.g. --set telemetry.guest_hz=20. May be repeated.",
+    help="Set a key of telemetry, vcenter or tracking, e.g. --set telemetry.guest_hz=20. May be "
+    "repeated.",
 )
 @json_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -198,9 +200,17 @@ def sync(run: str | None, out: Path) -> None:
     for folder in folders:
         record = folder.read()
         if record["status"] == "running":
-            echo(f"{record['run_id']}: still running, left alone")
+            echo(f"{record['run_id']}: {no_end_yet(folder)}, left alone")
             continue
-        settings = TrackingSettings.model_validate(record.get("recipe", {}).get("tracking", {}))
+        told = record.get("recipe")
+        if told is None and not os.environ.get("MLFLOW_TRACKING_URI"):
+            echo(
+                f"{record['run_id']}: recorded without a server, left alone: export "
+                "MLFLOW_TRACKING_URI=..., and it goes there"
+            )
+            continue
+        here = {"uri": os.environ.get("MLFLOW_TRACKING_URI", "")} if told is None else {}
+        settings = TrackingSettings.model_validate((told or {}).get("tracking", here))
         try:
             sent = Tracking(settings, out.resolve() / STORE).sync(folder)
             echo(f"{record['run_id']}: " + (f"{sent} records sent" if sent else "complete"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -155,6 +156,7 @@ def _reproduce(  # noqa: PLR0917 - as click passes them
     _check_page(html)
     reference = unnamed(read_reference(profile))
     console = make_console(stderr=True)
+    asked = _asked(profile, runs, overrides, tolerance, html, out, as_json)
 
     def say(sentence: str) -> None:
         console.print(sentence, highlight=False, style="dim", soft_wrap=True)
@@ -173,24 +175,41 @@ def _reproduce(  # noqa: PLR0917 - as click passes them
         )
     except BaseException:
         if done:
-            say(_kept(done, profile, out))
+            say(_kept(done, asked))
         raise
     _tell(comparison, as_json)
     try:
         _write_page(comparison, html, [[], folders], as_json)
     except OSError as error:  # the outcome stands, and has been told
-        say(f"{html} was not written: {error.strerror or error}; {_kept(folders, profile, out)}")
+        say(f"{html} was not written: {error.strerror or error}; {_kept(folders, asked)}")
     return EXIT[comparison.outcome]
 
 
-def _kept(done: Sequence[RunFolder], profile: Path, out: Path) -> str:
+def _asked(  # noqa: PLR0917 - as click passes them
+    profile: Path,
+    runs: int,
+    overrides: Sequence[str],
+    tolerance: float,
+    html: Path | None,
+    out: Path,
+    as_json: bool,
+) -> list[str]:
+    """The words of this command, for a shell; user and password of an address are masked."""
+    from infra.uri import masked
+
+    words = ["stagescope", "reproduce", str(profile), "--out", str(out), "--runs", str(runs)]
+    words += ["--tolerance", f"{tolerance:g}"]
+    words += [word for one in overrides for word in ("--set", masked(one))]
+    words += ["--html", str(html)] if html is not None else []
+    return [*words, *["--json"] * as_json]
+
+
+def _kept(done: Sequence[RunFolder], asked: Sequence[str]) -> str:
     """How to go on with the runs that there are."""
     names = ",".join(folder.path.name for folder in done)
     many = "1 run is" if len(done) == 1 else f"{len(done)} runs are"
-    return (
-        f"{many} whole and kept. Go on with them: stagescope reproduce {profile} --out {out} "
-        f"--have {names}"
-    )
+    again = shlex.join([*asked, "--have", names])
+    return f"{many} whole and kept. Go on with them: {again}"
 
 
 @contextlib.contextmanager
@@ -207,6 +226,10 @@ def _never_taken_for_a_difference(as_json: bool, done: Sequence[RunFolder]) -> I
 
     try:
         yield
+    except KeyboardInterrupt:
+        if done:
+            unsure("interrupted")
+        raise
     except (
         click.ClickException,
         ValueError,

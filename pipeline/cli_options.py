@@ -74,5 +74,16 @@ def finished_run(run: str, out: Path) -> RunFolder:
     if folder.read()["status"] != "running" and not folder.profile_json.is_file():
         finish(folder)
     if not folder.profile_json.is_file():
-        raise ValueError(f"run {folder.path.name} is still running; its profile comes at its end")
+        name = folder.path.name
+        raise ValueError(f"run {name} {no_end_yet(folder)}; its profile comes at its end")
     return folder
+
+
+def no_end_yet(folder: RunFolder) -> str:
+    """What is so of a run whose record has no end, in words."""
+    from pipeline.leftovers import is_dead
+
+    out = folder.path.parent
+    if is_dead(folder, out):
+        return f"was killed, and the next `stagescope run --out {out}` ends its record"
+    return "is still running"

@@ -42,6 +42,8 @@ def show(run: str, stage: str | None, out: Path, as_json: bool) -> None:
     from pipeline.show import show_profile
 
     folder = finished_run(run, out)
+    if as_json and stage is not None:
+        raise ValueError("--stage with --json: the document is whole; take the stage out of it")
     if as_json:
         click.echo(folder.profile_json.read_text())
     else:

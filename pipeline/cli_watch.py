@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli_options import FAILED, json_option, out_option
+from pipeline.cli_options import FAILED, finished_run, json_option, out_option
 from pipeline.console import make_console
 
 if TYPE_CHECKING:
@@ -256,11 +256,10 @@ def replay(  # noqa: PLR0917 - click passes them by name
 def _recording(run: str, out: Path) -> Iterator[tuple[RunFolder, dict[str, str] | None]]:
     """The recorded run, unpacked for as long as it is needed, and its digests if it has them."""
     from telemetry.archive import EXAMPLE, SUFFIX_OF_ARCHIVES, unpack
-    from telemetry.runfolder import find_run
 
     path = EXAMPLE if run == "example" else Path(run)
     if not (run == "example" or run.endswith(SUFFIX_OF_ARCHIVES)):
-        yield find_run(run, out), None
+        yield finished_run(run, out), None
         return
     if not path.is_file():
         raise FileNotFoundError(f"no archive {path}")

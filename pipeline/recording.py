@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifact import STORE
 from pipeline.plan import vcenter_problems
@@ -12,7 +13,7 @@ from pipeline.recipe import RecipeError, read_recipe, telemetry_settings
 from pipeline.recipe import Tracking as TrackingSettings
 from pipeline.tracking import Tracking, TrackingAway
 from telemetry.finish import finish
-from telemetry.record import record_command
+from telemetry.record import STDOUT, record_command
 from telemetry.runfolder import RunFolder
 
 
@@ -22,28 +23,38 @@ def record_stage(
     out: Path,
     overrides: Sequence[str],
     note: Callable[[str], None],
+    *,
+    stdout: int = STDOUT,
 ) -> tuple[RunFolder, int]:
     """Run and profile ``command``; returns the run's folder and the command's exit code.
 
     ``overrides`` may set ``telemetry.*``, ``vcenter.*`` and ``tracking.*``. Raises RecipeError on
-    others.
+    others, and on what only a recipe's stages have. ``stdout``: as of ``record_command``.
     """
     for override in overrides:
+        if override.startswith("telemetry.page_cache"):
+            sentence = f"--set {override}: only a recipe's stages have inputs that are known"
+            raise RecipeError("of record", [sentence])
         if not override.startswith(("telemetry.", "vcenter.", "tracking.")):
             sentence = f"--set {override}: only telemetry.*, vcenter.* and tracking.*"
             raise RecipeError("of record", [sentence])
     recipe = read_recipe("default", overrides)
     if problems := list(vcenter_problems(recipe)):
         raise RecipeError("of record", problems)
-    folder, code = record_command(name, command, out, telemetry_settings(recipe), say=note)
+    settings = telemetry_settings(recipe)
+    folder, code = record_command(name, command, out, settings, say=note, stdout=stdout)
     if not folder.profile_json.is_file():
         return folder, code
     tracking = _tracking(recipe.tracking)
+    more: dict[str, Any] = {}
+    if any(one.startswith("vcenter.contention.") for one in overrides):
+        more["contention"] = recipe.vcenter.contention.model_dump(mode="json")
     if tracking is not None:
-        record = folder.read()
-        record["recipe"] = {"tracking": tracking.model_dump(mode="json")}
-        folder.write(record)
+        more["recipe"] = {"tracking": tracking.model_dump(mode="json")}
+    if more:
+        folder.write({**folder.read(), **more})
         finish(folder)  # profile and report are of the record as it stands
+    if tracking is not None:
         try:
             Tracking(tracking, out.resolve() / STORE).sync(folder)
         except TrackingAway as away:

@@ -23,6 +23,7 @@ from telemetry.runfolder import RunFolder, list_runs
 PLACES = ("data.path", "cluster.scheduler", "online.redis_env", "vcenter.", "tracking.")
 """Keys that a profile does not hold, because they say where something is."""
 Once = Callable[[], RunFolder]
+STDERR = 2
 
 
 class RunFailed(OSError):  # noqa: N818 - it is an outcome
@@ -248,7 +249,10 @@ def _recorded(
     def once() -> RunFolder:
         from pipeline.recording import record_stage
 
-        folder, _ = record_stage(name, list(command), out, overrides, note=note)
+        # Its output is not this command's answer.
+        folder, _ = record_stage(name, list(command), out, overrides, note=note, stdout=STDERR)
+        if folder.read()["status"] == "interrupted":
+            raise KeyboardInterrupt
         return folder
 
     return once

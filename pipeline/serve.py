@@ -36,12 +36,12 @@ def serve_run(
     Redis it goes on with the state that is there.
     """
     _must_be_free(host, port)
+    recipe = _recipe(folder)
     from features.online_views import open_online_store
     from infra.device import choose_device
     from serving.app import ServerSettings
     from serving.server import online_settings, serve
 
-    recipe = Recipe.model_validate(folder.read()["recipe"])
     on = choose_device(device or recipe.serving.device)
     champion = _champion(recipe, out)
     state = _online_state(folder)
@@ -56,6 +56,17 @@ def serve_run(
             device=on,
             ready=partial(_announce, say, host),
         )
+
+
+def _recipe(folder: RunFolder) -> Recipe:
+    """The recipe of a run. Raises ValueError for a run that is of somebody's own command."""
+    told = folder.read().get("recipe") or {}
+    if "protocol" not in told:
+        raise ValueError(
+            f"run {folder.path.name} is of a recorded command or of spans, and has no champion to "
+            "serve: name a run of a recipe (stagescope runs list)"
+        )
+    return Recipe.model_validate(told)
 
 
 def _must_be_free(host: str, port: int) -> None:

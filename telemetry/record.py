@@ -19,6 +19,7 @@ from telemetry.settings import TelemetrySettings
 
 FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _AWAITED = FORWARDED | {signal.SIGCHLD}
+STDOUT = 1
 _CHECK_S = 1.0
 _LOOK_S = 0.01
 _REAP_S = 30.0
@@ -34,11 +35,14 @@ def record_command(
     settings: TelemetrySettings | None = None,
     *,
     say: Callable[[str], None] = lambda sentence: None,
+    stdout: int = STDOUT,
 ) -> tuple[RunFolder, int]:
     """Run ``command`` under a recorder; returns the run's folder and the command's exit code.
 
-    A command that a signal ended has 128 + its number, as in a shell. What it leaves running is
-    killed. A disk that fills up costs the profile, not the command's exit code. ``say`` is told
+    A command that a signal ended has 128 + its number, as in a shell; where this process was told
+    by one to end, or the terminal told both, the run is ``interrupted``, whatever the command made
+    of it. ``stdout``: the descriptor that the command writes its output to. What it leaves running
+    is killed. A disk that fills up costs the profile, not the command's exit code. ``say`` is told
     what the end waits for. To be called in the main thread. Raises FileNotFoundError if there is
     no such command, before anything is made.
     """
@@ -51,8 +55,8 @@ def record_command(
     status = "failed"
     code: int | None = None
     try:
-        code = _run(session, name, command)
-        status = "finished" if code == 0 else "failed"
+        code, is_cut = _run(session, name, command, stdout)
+        status = "interrupted" if is_cut else "finished" if code == 0 else "failed"
     finally:
         try:
             with terminated_as_interrupted():
@@ -64,7 +68,8 @@ def record_command(
     return session.folder, code
 
 
-def _run(session: Session, name: str, command: list[str]) -> int:
+def _run(session: Session, name: str, command: list[str], stdout: int) -> tuple[int, bool]:
+    """The command's exit code, and whether it was told to end before it did."""
     others = _children()
     with _blocked() as before:
         start_ns = session.clock.now_ns()
@@ -73,11 +78,12 @@ def _run(session: Session, name: str, command: list[str]) -> int:
             command[0],
             command,
             os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, stdout, STDOUT)] if stdout != STDOUT else [],
             setsigmask=before,
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
         )
         entry = session.begin(name, pid, start_ns)
-        _follow(pid)
+        is_cut = _follow(pid)
     with contextlib.suppress(OSError):  # a full disk: the record is written again at the close
         session.end(entry)
     _, status, usage = os.wait4(pid, 0)
@@ -93,7 +99,7 @@ def _run(session: Session, name: str, command: list[str]) -> int:
         "exit_code": code,
         "command": command,
     }
-    return code if code >= 0 else 128 - code
+    return code if code >= 0 else 128 - code, is_cut
 
 
 def _told(name: str, ended: list[resource.struct_rusage], kept: set[int]) -> Iterator[str]:
@@ -118,15 +124,24 @@ def _blocked() -> Iterator[set[int]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _follow(pid: int) -> None:
-    """Pass signals on until the command has ended; it stays a zombie with readable counters."""
+def _follow(pid: int) -> bool:
+    """Pass signals on until the command has ended; it stays a zombie with readable counters.
+
+    Returns whether there were any: the terminal sends its own to the command as well.
+    """
+    is_cut = False
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
         told = signal.sigtimedwait(_AWAITED, _CHECK_S)
-        if told is not None and told.si_signo != signal.SIGCHLD and told.si_code != _SI_KERNEL:
+        if told is None or told.si_signo == signal.SIGCHLD:
+            continue
+        is_cut = True
+        if told.si_code != _SI_KERNEL:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, told.si_signo)
-    while signal.sigtimedwait(_AWAITED, 0) is not None:
-        pass  # the Ctrl-C that ended the command was meant for it, and is not to end the report
+    # The Ctrl-C that ended the command was meant for it, and is not to end the report.
+    while (told := signal.sigtimedwait(_AWAITED, 0)) is not None:
+        is_cut |= told.si_signo != signal.SIGCHLD
+    return is_cut
 
 
 def _end_orphans(spare: set[int]) -> tuple[list[resource.struct_rusage], set[int]]:

@@ -55,6 +55,8 @@ def charts(
     alive = {spec.group for spec, chart in by_spec if chart["series"]}
     told: set[str] = set()
     for spec, chart in by_spec:
+        if spec.optional and not chart["series"]:
+            continue
         if not spec.group or spec.group in alive:
             made.append(chart)
         elif spec.group not in told:

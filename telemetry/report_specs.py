@@ -26,6 +26,8 @@ class Spec:
     top: float | None = None
     group: str = ""
     """Charts of one group say together, once, that nothing was measured."""
+    optional: bool = False
+    """Left out where nothing of it was recorded, as of a run before there was such a series."""
 
 
 _PSI = (("CPU", "cpu", "some"), ("memory", "memory", "some"), ("memory", "memory", "full"),
@@ -83,6 +85,13 @@ SPECS = (
             )
             for word, name, how in _PSI
         ),
+    ),
+    Spec(
+        key="cpu-speed",
+        title="CPU speed: a fixed loop's time, longer is slower",
+        unit="µs",
+        lines=(Line(label="loop", entity="machine", metric="cpu_loop_us"),),
+        optional=True,
     ),
     Spec(
         key="gpu-util",

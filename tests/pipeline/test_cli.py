@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import pipeline.cli
+from pipeline.artifact import STORE, Store
 from pipeline.cli import main
+from telemetry.contention import Thresholds
 from telemetry.runfolder import RUN_SCHEMA, RunFolder, last_sample_ns, point_latest_at
 from tests.pipeline.test_handbook import published_day
 from tests.telemetry.test_report import chart_data
@@ -204,11 +207,14 @@ MISTAKES: list[tuple[str, tuple[str, ...]]] = [
     ("record --name x -- no-such-program", ("'no-such-program'", "PATH")),
     ("record --name x --set data.days=3 -- true", ("data.days=3", "telemetry.*", "tracking.*")),
     ("record --name x --set telemetry.hz=3 -- true", ("telemetry.hz", "guest_hz")),
+    ("record --name x --set telemetry.page_cache=cold -- true", ("page_cache=cold", "recipe's")),
+    ("record --nme x true", ("--nme", "--name")),
     ("profile", ("RUN", "Example: stagescope profile latest")),
     ("profile latest", ("'latest'", "no runs there yet")),
     ("profile nope --out some", ("'nope'", "20260101-000000-aaaaaa", "'latest'")),
     ("profile 2026 --out some", ("'2026' is ambiguous", "aaaaaa", "bbbbbb")),
     ("profile latest --out some --stage trainin", ("--stage trainin", "training, serving")),
+    ("profile latest --out some --json --stage training", ("--stage", "--json", "whole")),
     ("report nope", ("'nope'", "runs")),
     ("sync nope", ("'nope'", "runs")),
     ("report latest --out broken", ("run.json", "not valid JSON")),
@@ -216,6 +222,7 @@ MISTAKES: list[tuple[str, tuple[str, ...]]] = [
     ("serve latest", ("'latest'", "no runs there yet")),
     (f"serve latest --token-env {TOKEN_NAME} --out some", (TOKEN_NAME, "not set")),
     ("serve latest --port 99999 --out some", ("--port", "99999")),
+    ("serve latest --port 0 --out some", ("recorded command", "stagescope runs list")),
     (
         "serve latest --host 203.0.113.7 --out some",
         ("203.0.113.7:8080", "another --host or --port"),
@@ -535,6 +542,34 @@ def test_a_running_run_has_no_profile_yet() -> None:
     assert "still running, left alone" in call("sync").output
 
 
+def test_a_killed_run_of_a_recipe_is_no_running_one() -> None:
+    folder = make_run(Path("runs"), "20260101-000000-aaaaaa", status="running")
+    with Store(Path("runs").resolve() / STORE).locked(f"run-{folder.path.name}"):
+        assert "is still running" in call("profile latest").output
+    for command in ("profile", "report", "serve", "replay"):
+        done = call(f"{command} latest")
+        assert done.exit_code == 2
+        assert "was killed, and the next `stagescope run --out" in done.output
+    assert "was killed" in call("sync").output
+
+
+def test_what_follows_a_recorded_command_is_its_own() -> None:
+    done = process("record --name say --out mine echo --out theirs --name x -h")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "--out theirs --name x -h\n"
+    assert not Path("theirs").exists()
+    assert json.loads(Path("mine/latest/run.json").read_text())["name"] == "say"
+
+
+def test_thresholds_that_a_recording_was_given_are_its_own() -> None:
+    set_ = "--set telemetry.flush_s=0.2 --set vcenter.contention.cpu_ready_percent=1.5"
+    done = process(f"record --name nap {set_} -- true")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(Path("runs/latest/run.json").read_text())["contention"]
+    assert told["cpu_ready_percent"] == 1.5
+    assert told == asdict(Thresholds(cpu_ready_percent=1.5))
+
+
 def test_a_run_is_found_by_id_start_folder_and_latest() -> None:
     folder = make_run(Path("runs"), "20260101-000000-aaaaaa")
     for name in (folder.path.name, "20260101", str(folder.path), "runs/latest", "latest"):
@@ -546,6 +581,22 @@ def test_sync_of_an_empty_folder_says_so() -> None:
     done = call("sync")
     assert done.exit_code == 0
     assert done.output == "no runs in runs: nothing to send\n"
+
+
+def test_a_recording_without_a_server_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = make_run(Path("runs"), "20260101-000000-aaaaaa")
+    record = folder.read()
+    del record["recipe"]
+    folder.write(record)
+    done = call("sync latest")
+    assert done.exit_code == 0
+    assert "recorded without a server, left alone: export MLFLOW_TRACKING_URI=" in done.output
+    assert not Path("runs", STORE).exists(), "and into no file beside the runs"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
+    assert "records sent" in call("sync latest").output
+    assert Path("elsewhere.db").is_file()
+    assert "complete" in call("sync latest").output
 
 
 def test_sync_to_a_server_that_is_away_is_a_failure_with_its_address() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +171,70 @@ def test_runs_that_fail_are_no_difference_and_what_was_done_is_told(
     kept = re.search(r"2 runs are whole and kept\. Go on with them: .* --have (\S+)", done.stderr)
     assert kept
     assert all((tmp_path / "runs" / name).is_dir() for name in kept[1].split(","))
+
+
+def elsewhere(folder: Path, at: Path, script: str) -> Path:
+    """The quiet work's profile, in a folder where another script has its name."""
+    runs = (folder / "as_it_is").read_text().split(",")
+    file = at / "quiet.json"
+    assert call("profile", "publish", *runs, "--name", "q", "--file", str(file)).exit_code == 0
+    (at / "work.py").write_text(script)
+    return file
+
+
+def test_what_a_recorded_command_prints_is_no_part_of_the_answer(
+    folder: Path, tmp_path: Path
+) -> None:
+    profile_ = elsewhere(folder, tmp_path, "print('epoch 1: loss 0.5')\n")
+    done = again(profile_, tmp_path / "runs", "--runs", "1", "--warm-up", "0", "--json")
+    assert json.loads(done.stdout)["b"]["runs"] == 1, done.stderr
+    assert "epoch 1: loss 0.5" in done.stderr
+
+
+CUT = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+seen = pathlib.Path("seen")
+first = not seen.exists()
+seen.write_text("once" if first else "twice")
+time.sleep(0.5 if first else 60)
+"""
+
+
+def test_a_run_that_was_cut_short_is_not_counted_however_well_it_ended(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The second run's command ends with 0 at Ctrl-C, as one that saves its state does."""
+    profile_ = elsewhere(folder, tmp_path, CUT)
+    code = "from tests.pipeline.test_cli_compare import main; main()"
+    more = ["--warm-up", "0", "--tolerance", "5", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "reproduce", str(profile_), "--out", "my runs", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    deadline_s = time.monotonic() + 60
+    seen = tmp_path / "seen"
+    while not seen.exists() or seen.read_text() != "twice":
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    answer, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    said = json.loads(answer)
+    assert (said["outcome"], said["open"]) == ("unsure", ["interrupted"])
+    first, second = sorted((tmp_path / "my runs").glob("2*"))
+    records = [json.loads((one / "run.json").read_text()) for one in (first, second)]
+    assert [one["status"] for one in records] == ["finished", "interrupted"]
+    assert records[1]["stages"][0]["exit_code"] == 0
+    kept = " ".join(told.split())
+    assert (
+        f"1 run is whole and kept. Go on with them: stagescope reproduce {profile_} "
+        f"--out 'my runs' --runs 5 --tolerance 5 --json --have {first.name}"
+    ) in kept
 
 
 def test_a_page_that_cannot_be_written_loses_no_outcome(

@@ -107,7 +107,7 @@ class Trial:
     open: Sequence[str]
     spread: Mapping[str, float] = field(default_factory=dict)
     speed_per_s: float | None = None
-    """Rounds of the speedometer's loop a second, while the trial was made."""
+    """Rounds of the speedometer's work a second, while the trial was made."""
 
 
 def main() -> None:
@@ -264,12 +264,11 @@ def page() -> Iterator[str]:
     yield f"`python -m tests.study reproduce` on {cpu['count']} CPUs ({cpu['model']}), kernel"
     yield f"{reference.environment['kernel']}. Its recipe (`tests/study/reproduce.toml`) runs every"
     yield "stage in half a minute, because a trial is several runs; inputs are read from the disk."
-    yield f"The profile is that of {reference.runs} runs ({reference.measured['from']} to"
-    yield f"{reference.measured['to']}): half of them before the machine was throttled, half after,"
-    yield "because runs in a row resemble each other; the throttled one is held against the first"
-    yield "half. All trials are held against one profile, so they are not independent: an unlucky"
-    yield "one would spoil them all. A trial is `stagescope reproduce PROFILE --runs N --warm-up 0`"
-    yield "in a folder that is warm. Control groups need root."
+    yield "The throttled machine is held against the first runs of the study, the unchanged one"
+    yield f"against {reference.runs} runs ({reference.measured['from']} to"
+    yield f"{reference.measured['to']}). All its trials are held against one profile, so they are"
+    yield "not independent: an unlucky one would spoil them all. A trial is `stagescope reproduce"
+    yield "PROFILE --runs N --warm-up 0` in a folder that is warm. Control groups need root."
     yield ""
     if why := throttle.why_not():
         yield f"**A machine was not throttled: {why}.**"
@@ -279,13 +278,13 @@ def page() -> Iterator[str]:
     yield "## The machine as it is"
     yield ""
     yield "A virtual machine is not the same all day: its host's clock rate and its neighbours"
-    yield "change. So a fixed loop, which is no part of StageScope, is run every second while"
-    yield "runs are made (`tests/study/speedometer.py`): *speed* is by how much it was faster in"
-    yield "CPU time than during the published runs, which is their mean. From"
+    yield "change. So fixed work, which is no part of StageScope, is done every second while runs"
+    yield "are made (`tests/study/speedometer.py`): *speed* is by how much faster it was in CPU"
+    yield "time than during the published runs, means both. From"
     yield f"{100 * UNCHANGED:.0f} % on the machine is not what it was; this was fixed beforehand."
     yield ""
     columns = (
-        "trial", "runs", "speed", "exit code", "answer", "found to differ",
+        "trial", "runs", "speed", "exit code", "answer", "found to differ", "it points to",
         "could not tell because",
     )  # fmt: skip
     yield f"| {' | '.join(columns)} |"
@@ -294,7 +293,11 @@ def page() -> Iterator[str]:
         changed = changes({**one.slower, **one.faster}) + list(one.others[:4])
         speed = faster(one)
         shown = "not measured" if speed is None else percent(speed, signed=True)
-        cells = (number, one.runs, shown, one.exit_code, one.outcome, told(changed), told(one.open))
+        causes = list(dict.fromkeys(cause for named in one.named.values() for cause in named))
+        cells = (
+            number, one.runs, shown, one.exit_code, one.outcome, told(changed), told(causes),
+            told(one.open),
+        )  # fmt: skip
         yield f"| {' | '.join(map(str, cells))} |"
     yield ""
     yield "## The machine throttled"

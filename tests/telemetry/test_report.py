@@ -17,6 +17,7 @@ from telemetry.report_html import exactly, human, percent, seconds, short, tag
 from telemetry.report_series import MAX_POINTS
 from telemetry.runfolder import killed
 from telemetry.segments import SampleSet
+from telemetry.series import select
 from tests.browser import Browser
 from tests.telemetry.report_runs import NO_GPU, NO_VCENTER, STAGES, START_NS, MadeRun
 
@@ -288,13 +289,23 @@ def test_hostile_strings_are_inert_in_a_browser(tmp_path: Path) -> None:
     assert 'id="chart-cpu"' in opened.dom
 
 
+def test_a_chart_of_what_older_runs_do_not_have_is_left_out() -> None:
+    run, document, samples = MadeRun(seconds=60).build()
+    (series,) = chart(render(run, document, samples), "cpu-speed")["series"]
+    assert {one for one in series["v"] if one is not None} == {47.0, 88.0}
+    older = select(samples, lambda entity, metric: metric != "cpu_loop_us")
+    keys = [one["key"] for one in chart_data(render(run, document, older))["charts"]]
+    assert "psi" in keys
+    assert "cpu-speed" not in keys
+
+
 @pytest.mark.needs("chromium")
 def test_browser_draws_all_charts_without_a_word_on_the_console(tmp_path: Path) -> None:
     page = render(*MadeRun(seconds=60, gpus=2, gap=True, vcenter=True).build())
     opened = Browser().open(written(tmp_path, page))
     assert opened.console == []
-    for key in ("cpu", "memory", "rss", "disk", "net", "psi", "gpu-util", "gpu-power",
-                "gpu-memory", "window-0", "vm-contention"):  # fmt: skip
+    for key in ("cpu", "memory", "rss", "disk", "net", "psi", "cpu-speed", "gpu-util",
+                "gpu-power", "gpu-memory", "window-0", "vm-contention"):  # fmt: skip
         figure = opened.dom.split(f'id="chart-{key}"')[1].split("</figure>")[0]
         assert '<path d="M' in figure, key
         assert "4 training" in figure or "4</text>" in figure, key
