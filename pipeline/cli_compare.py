@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shlex
 import sys
 import traceback
@@ -23,9 +24,17 @@ if TYPE_CHECKING:
 
 EXIT = {"same": 0, "differs": 1, "unsure": 2}
 
+
+def _number(option: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter(f"{value} is no number", param=option)
+    return value
+
+
 tolerance_option = click.option(
     "--tolerance",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=1000),
+    callback=lambda _, option, value: _number(option, value),
     default=20.0,
     show_default=True,
     metavar="PERCENT",
@@ -168,20 +177,22 @@ def _reproduce(  # noqa: PLR0917 - as click passes them
             say(line)
     again = Again(once=once, runs=runs, warm_up=warm_up, had=had, done=done)
     try:
-        folders = again.execute(say)
+        folders = list(again.execute(say))
         measured = reference_of("this machine", folders)
         comparison = compare_profiles(
             reference, measured, tolerance=tolerance / 100, defaults=published_defaults()
         )
     except BaseException:
         if done:
-            say(_kept(done, asked))
+            say(_kept(done, asked, out))
         raise
     _tell(comparison, as_json)
+    done.clear()  # the answer is given: whatever goes wrong from here on is none
     try:
         _write_page(comparison, html, [[], folders], as_json)
-    except OSError as error:  # the outcome stands, and has been told
-        say(f"{html} was not written: {error.strerror or error}; {_kept(folders, asked)}")
+    except Exception as error:  # noqa: BLE001 - the outcome stands, and has been told
+        why = getattr(error, "strerror", None) or error or type(error).__name__
+        say(f"{html} was not written: {why}; {_kept(folders, asked, out)}")
     return EXIT[comparison.outcome]
 
 
@@ -204,9 +215,11 @@ def _asked(  # noqa: PLR0917 - as click passes them
     return [*words, *["--json"] * as_json]
 
 
-def _kept(done: Sequence[RunFolder], asked: Sequence[str]) -> str:
+def _kept(done: Sequence[RunFolder], asked: Sequence[str], out: Path) -> str:
     """How to go on with the runs that there are."""
-    names = ",".join(folder.path.name for folder in done)
+    names = ",".join(
+        one.path.name if one.path.parent == out.resolve() else str(one.path) for one in done
+    )
     many = "1 run is" if len(done) == 1 else f"{len(done)} runs are"
     again = shlex.join([*asked, "--have", names])
     return f"{many} whole and kept. Go on with them: {again}"
@@ -258,7 +271,7 @@ def _side(
     from telemetry.publish import reference_of, unnamed
     from telemetry.reference import read_reference
 
-    if Path(text).is_file():
+    if _is_file(text):
         return unnamed(read_reference(Path(text))), []
     folders = [finished_run(run, out) for run in text.split(",") if run]
     if not folders:
@@ -266,6 +279,14 @@ def _side(
     names = [folder.path.name for folder in folders]
     name = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
     return reference_of(name, folders, beside=beside), folders
+
+
+def _is_file(text: str) -> bool:
+    """Many runs joined by commas are longer than a name may be."""
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False
 
 
 def _check_page(html: Path | None) -> None:

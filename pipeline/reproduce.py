@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import platform
 import shlex
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -14,7 +16,7 @@ from typing import Any
 
 from infra.uri import masked
 from pipeline.recipe import Protocol, Recipe
-from telemetry.pseudonyms import MARKED, Pseudonyms
+from telemetry.pseudonyms import MARKED, Pseudonyms, names_of
 from telemetry.publish import VERSION, reference_of
 from telemetry.published_recipe import is_same_recipe, published_recipe
 from telemetry.reference import Reference
@@ -75,6 +77,8 @@ def check(folder: RunFolder) -> None:
 
 def earlier(reference: Reference, folders: Sequence[RunFolder]) -> list[RunFolder]:
     """Runs to go on with. Raises ValueError if one is of another recipe or is not whole."""
+    if twice := [one for one, times in Counter(f.path for f in folders).items() if times > 1]:
+        raise ValueError(f"--have: run {twice[0].name} is named twice")
     for folder in folders:
         try:
             check(folder)
@@ -179,7 +183,7 @@ def _of_recipe(
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.toml"
-        file.write_text("\n".join(_toml(reference.recipe)) + "\n")
+        file.write_text("\n".join(_toml(reference.recipe)) + "\n", encoding="utf-8")
         try:
             planned = read_and_plan(str(file), overrides, out)
         except ValueError as error:
@@ -200,8 +204,8 @@ def _toml(recipe: Mapping[str, Any], place: str = "") -> Iterator[str]:
     for key, value in recipe.items():
         if isinstance(value, Mapping):
             yield from _toml(value, f"{place}{key}.")
-        elif value is not None and value != "external":
-            yield f"{place}{key} = {json.dumps(value)}"
+        elif value is not None and (f"{place}{key}", value) != ("cluster.scheduler", "external"):
+            yield f"{place}{key} = {json.dumps(value, ensure_ascii=False)}"
 
 
 def _run(recipe: Recipe, out: Path, note: Callable[[str], None]) -> RunFolder:
@@ -244,6 +248,15 @@ def _recorded(
         raise ValueError(
             f"the command of {name} is not told in whole ({shlex.join(command)}): {gone[0]} stands "
             f"for a name, an address or a path; {hint}"
+        )
+    here = {"host": platform.node(), "stages": [{"name": name, "command": list(command)}]}
+    told = published_recipe(here, Pseudonyms(names_of(here, None)))
+    if told != reference.recipe:
+        raise ValueError(
+            f"the command of {name} ({shlex.join(command)}) holds a word that is the name of this "
+            f"machine or user, so runs of it here would be published as another one "
+            f"({shlex.join(told['recorded'][name])}): reproduce it as another user, or on another "
+            "machine"
         )
 
     def once() -> RunFolder:

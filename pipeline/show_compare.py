@@ -119,17 +119,12 @@ def _runs(many: int) -> str:
 
 
 def _time(row: Compared) -> tuple[str, ...]:
-    interval = (
-        "one run a side"
-        if row.change_low is None
-        else f"{percent(row.change_low, signed=True)} to {percent(row.change_high, signed=True)}"
-    )
     return (
         row.stage,
         f"{row.a:.4g} s",
         f"{row.b:.4g} s",
         percent(row.change, signed=True),
-        interval,
+        row.interval(),
         _VERDICTS.get(row.verdict, row.verdict),
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import os
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -63,12 +64,17 @@ def pack(source: RunFolder, path: Path, *, pseudonyms: bool = True) -> Path:
     if (source.samples / EVENTS).is_file():
         events = [json.loads(line) for line in _lines(source.samples / EVENTS)]
         members[f"samples/{EVENTS}"] = b"".join(_json(names.value(one)) for one in events)
+    path.parent.mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {"schema": SCHEMA, "made_by": version("stagescope")}
     about["by_series"] = sorted_segments
     about["digests"] = _digests_of({**members, ABOUT: _json({**about, "digests": {}})})
     members[ABOUT] = _json(about, indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_tar(members))
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_bytes(_tar(members))
+        scratch.replace(path)  # it may be the archive that is packed
+    finally:
+        scratch.unlink(missing_ok=True)
     return path
 
 

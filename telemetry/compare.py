@@ -75,9 +75,13 @@ class Comparison:
         for row in self.times:
             if row.verdict != "unsure" or self._is_little(row.stage):
                 continue
-            if row.smallest is None:
+            if row.spread is None:
                 points.append(
                     f"{row.stage}: one run on each side says nothing of how much it varies"
+                )
+            elif row.smallest is None:
+                points.append(
+                    f"{row.stage} took less than 10 ms: too little to say how much it is off"
                 )
             else:
                 points.append(
@@ -231,9 +235,7 @@ def compare(
         too_small=len(pairs) - len(large),
         environment=tuple(environment),
         explanations=tuple(
-            explain(row, a.by_stage[row.stage], b.by_stage[row.stage], environment, rule_of)
-            for row in times
-            if row.is_found
+            explain(row, a, b, environment, rule_of) for row in times if row.is_found
         ),
     )
 

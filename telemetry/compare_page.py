@@ -130,7 +130,7 @@ def _times(comparison: Comparison) -> Html:
             number(row.a, "s"),
             number(row.b, "s"),
             cell(percent(row.change, signed=True), num=True),
-            cell(_interval(row), num=True),
+            cell(row.interval(), num=True),
             cell(_forest(row, widest, comparison.tolerance)),
             cell(_verdict(row)),
             cell(percent(row.spread) or "–", num=True),
@@ -174,12 +174,6 @@ def _widest(comparison: Comparison) -> float:
     return min(max([1.2 * comparison.tolerance, *(1.1 * end for end in ends)]), 1.0)
 
 
-def _interval(row: Compared) -> str:
-    if row.change_low is None:
-        return "one run a side"
-    return f"{percent(row.change_low, signed=True)} to {percent(row.change_high, signed=True)}"
-
-
 def _verdict(row: Compared) -> Html:
     word = tag("span", _WORDS.get(row.verdict, row.verdict), class_=f"verdict {row.verdict}")
     return join([word, tag("small", FAR_OFF, class_="faroff") if row.medians_disagree else None])
@@ -208,7 +202,7 @@ def _forest(row: Compared, widest: float, tolerance: float) -> Html | None:
         viewBox=f"0 0 {_FOREST} 18",
         class_="forest",
         role="img",
-        aria_label=_interval(row),
+        aria_label=row.interval(),
     )
 
 

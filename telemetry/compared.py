@@ -176,6 +176,16 @@ class Compared:
             return f"{self.stage} is {size}{word}{self._interval()}"
         return f"{self.entity} {self.metric} {self.a:,.4g} → {self.b:,.4g} {self.unit}"
 
+    def interval(self) -> str:
+        """Of a stage's time, in words: as shares, of one below 10 ms in ms."""
+        if self.low is None or self.high is None:
+            return "one run a side"
+        if self.change_low is None:
+            return f"{1e3 * self.low:+.1f} to {1e3 * self.high:+.1f} ms"
+        return (
+            f"{percent(self.change_low, signed=True)} to {percent(self.change_high, signed=True)}"
+        )
+
     def _interval(self) -> str:
         if self.change_low is None or self.change_high is None:
             return ""

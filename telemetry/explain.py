@@ -5,8 +5,9 @@ the environment would explain it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import log
 from typing import Any
 
 from telemetry.compared import Compared, Rule
@@ -86,10 +87,9 @@ RESOURCES = (
     ),
     Resource(
         name="CPU speed",
-        witnesses=r"machine cpu_loop_us",
+        witnesses=r"machine cpu_loop_us in the whole runs",
         environment=r"cpu\.model|python|placement\.(esxi_host"
         r"|vms\.\d+\.(host_cpu_mhz|host_power_policy|esxi_version))",
-        effects=r"stage cpu_(busy|user|system)_seconds",
     ),
     Resource(
         name="CPU speed or work per CPU",
@@ -99,7 +99,8 @@ RESOURCES = (
     ),
 )
 """From the particular to the general: beside an earlier one the last is an effect."""
-CPU_LOOP = ("machine", "cpu_loop_us", "mean")
+_CPU_SPEED = "CPU speed"
+LOOP = ("machine", "cpu_loop_us", "mean")
 _ALL = "|".join(one.witnesses for one in RESOURCES)
 
 
@@ -129,26 +130,31 @@ def environment_differences(a: Reference, b: Reference) -> list[EnvironmentDiffe
 
 def explain(
     time: Compared,
-    a: StageEntries,
-    b: StageEntries,
+    a: Reference,
+    b: Reference,
     environment: Sequence[EnvironmentDifference],
     rule_of: Callable[[Entry], Rule],
 ) -> Explanation:
-    """Why this stage's time differs. ``a``, ``b``: its figures on both sides.
+    """Why this stage's time differs. ``a``, ``b``: both sides, which have the stage.
 
     Witnesses that stand out among the stage's own first; without any, what comes near is a hint.
     """
-    seen = witnesses(time, a, b, _ALL, rule_of)
+    speeds = cpu_speeds(a, b)
+    one, two = (
+        side.by_stage[time.stage].with_entry(speed)
+        for side, speed in zip((a, b), speeds, strict=True)
+    )
+    seen = witnesses(time, one, two, _ALL, rule_of)
     near = [one for one in seen if one.chance <= POINTS_TO]
     sure = [one for one in near if one.adjusted <= POINTS_TO]
     hints = not sure
     found = _by_resource(near if hints else [*sure, *_causes(near, sure)])
-    names = list(found) if len(found) < 2 else [one for one in found if one != RESOURCES[-1].name]
+    names = [one for one in found if one != RESOURCES[-1].name or _says_more(found)]
     patterns = [one.environment for one in RESOURCES if not names or one.name in names]
     fitting = [d for d in environment if any(re.fullmatch(one, d.key) for one in patterns)]
     evidence = [one.short() for name in names for one in found[name][:3]]
     if names == [RESOURCES[-1].name]:
-        evidence += _speed(a, b)
+        evidence += _alike(*speeds)
     return Explanation(
         stage=time.stage,
         resources=tuple(names),
@@ -182,12 +188,61 @@ def _by_resource(moved: Sequence[Witness]) -> dict[str, list[Witness]]:
     return found
 
 
-def _speed(a: StageEntries, b: StageEntries) -> list[str]:
+def _says_more(found: Mapping[str, Sequence[Witness]]) -> bool:
+    """Whether the last resource, the stage's CPU time, is more than an effect of the others.
+
+    A CPU that was slower is not the whole reason where the work on it took longer by more than the
+    loop did, which suffers most of all.
+    """
+    others = found.keys() - {RESOURCES[-1].name}
+    if others != {_CPU_SPEED}:
+        return not others
+    loop = found[_CPU_SPEED][0]
+    return any(
+        abs(log(one.b / one.a)) > abs(log(loop.b / loop.a))
+        for one in found.get(RESOURCES[-1].name, ())
+        if one.a > 0 and one.b > 0
+    )
+
+
+def cpu_speeds(a: Reference, b: Reference) -> tuple[Entry | None, Entry | None]:
+    """The fixed loop's time in each whole run of both sides; None where nothing can be told.
+
+    It is looked at once a second on one CPU, and neighbours come and go in ten seconds: a stage of
+    a few seconds alone says too little. Only stages that have it in every run of both sides count,
+    and each with its length in A: so the runs differ by the loop, and not by what they consist of.
+    """
+    lengths = {
+        stage.name: stage.duration.median
+        for stage in a.stages
+        if all(_is_whole(side.by_stage.get(stage.name)) for side in (a, b))
+    }
+    together_s = sum(lengths.values())
+    if not together_s:
+        return None, None
+
+    def of(side: Reference) -> Entry:
+        loops = {name: side.by_stage[name].by_key[LOOP] for name in lengths}
+        values = tuple(
+            sum(length * (loops[name].values[run] or 0.0) for name, length in lengths.items())
+            / together_s
+            for run in range(side.runs)
+        )
+        first = next(iter(loops.values()))
+        return replace(first, metric=f"{LOOP[1]} in the whole runs", values=values)
+
+    return of(a), of(b)
+
+
+def _is_whole(stage: StageEntries | None) -> bool:
+    return stage is not None and LOOP in stage.by_key and None not in stage.by_key[LOOP].values
+
+
+def _alike(a: Entry | None, b: Entry | None) -> list[str]:
     """How fast the CPU itself was, where the work is all that grew: it tells the two apart."""
-    one, two = (side.by_key.get(CPU_LOOP) for side in (a, b))
-    if one is None or two is None:
+    if a is None or b is None:
         return []
-    return [f"while a fixed loop took {one.median:,.4g} → {two.median:,.4g} {one.unit}"]
+    return [f"while a fixed loop took {a.median:,.4g} → {b.median:,.4g} {a.unit}"]
 
 
 def _sentence(

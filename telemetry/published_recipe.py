@@ -18,6 +18,8 @@ _PLACES: tuple[tuple[str, ...], ...] = (
     ("online", "redis_env"),
 )
 """Keys of a recipe that say where something is, and not what is done."""
+_ONE_PATH = re.compile(r"^((?:[^\s/=]+=)?)/+(?:[\w.+@<>~%,-]+/+)*([\w.+@<>~%,-]+/*)$")
+_ABSENT = object()
 
 
 def published_recipe(run: Mapping[str, Any], pseudonyms: Pseudonyms) -> dict[str, Any]:
@@ -62,17 +64,27 @@ def _without_owner(argument: str, owner: str, shown: str) -> str:
 
 
 def _base_names(argument: str) -> str:
-    """``/opt/venv/bin/python`` is ``python``, on every machine; a URL stays whole."""
-    return re.sub(r"(?<![\w./>])(?:(?<!:)/+|/(?!/))(?:[^\s/=]+/+)*([^\s/=]+)", r"\1", argument)
+    """``/opt/venv/bin/python`` is ``python``, and ``--data=/srv/in.csv`` ``--data=in.csv``.
+
+    Only where the argument, or all of it after its ``=``, is one path: to cut what stands within a
+    shell's line, a pattern or a glob would make other work of it (``rm -rf /scratch/*``).
+    """
+    return _ONE_PATH.sub(r"\1\2", argument)
 
 
 def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """The first few keys by which two recipes differ, for a sentence."""
     one, two = dict(_leaves(a)), dict(_leaves(b))
-    keys = [key for key in dict.fromkeys([*one, *two]) if one.get(key) != two.get(key)]
-    told = [f"{key} is {one.get(key)!r} and {two.get(key)!r}" for key in keys[:3]]
+    keys = [
+        key for key in dict.fromkeys([*one, *two]) if one.get(key, _ABSENT) != two.get(key, _ABSENT)
+    ]
+    told = [f"{key} is {_value(one, key)} and {_value(two, key)}" for key in keys[:3]]
     more = f", and {len(keys) - 3} more" if len(keys) > 3 else ""
     return "; ".join(told) + more
+
+
+def _value(leaves: Mapping[str, Any], key: str) -> str:
+    return repr(leaves[key]) if key in leaves else "absent"
 
 
 def is_same_recipe(

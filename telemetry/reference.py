@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -89,6 +89,10 @@ class StageEntries:
     @property
     def duration(self) -> Entry:
         return self.by_key[DURATION]
+
+    def with_entry(self, entry: Entry | None) -> StageEntries:
+        """The same with one figure more, if there is one."""
+        return self if entry is None else replace(self, metrics=(*self.metrics, entry))
 
     @property
     def verdicts(self) -> str:

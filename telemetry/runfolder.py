@@ -72,7 +72,7 @@ class RunFolder:
     def read(self) -> dict[str, Any]:
         """Return ``run.json``; raises FileNotFoundError or ValueError naming the file."""
         try:
-            record = json.loads(self.run_json.read_text())
+            record = json.loads(self.run_json.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{self.run_json} is not valid JSON: {error}") from error
         if record.get("schema") != RUN_SCHEMA:
@@ -99,7 +99,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Write text beside ``path``, sync it and rename it over: readers see old or new, whole."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with scratch.open("w") as file:
+        with scratch.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -24,7 +24,7 @@ POINTS_TO = 0.05
 """Chance, corrected for a stage's witnesses, up to which one is named; a hint is not corrected."""
 ACCOUNTS = 0.1
 """The least share of a stage's difference that a witness in seconds must account for."""
-_SPEED = re.compile(r"machine cpu_loop_us")
+_SPEED = re.compile(r"machine cpu_loop_us .*")
 """Its share of itself is what it can have made of the stage's time."""
 _TICK_S = 0.01
 _FLOOR = 0.01

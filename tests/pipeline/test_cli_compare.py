@@ -291,6 +291,33 @@ def test_a_command_that_is_not_told_in_whole_is_not_run(published: Path, tmp_pat
         ready(reference, (), tmp_path, print)
 
 
+def test_a_command_that_names_this_machine_is_not_run_to_be_refused(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.node", lambda: "work")
+    with pytest.raises(ValueError, match=r"published as another one \(python3 '<machine-1>\.py'\)"):
+        ready(read_reference(published), (), tmp_path, print)
+
+
+def test_bad_input_is_refused_before_any_run(folder: Path, published: Path, tmp_path: Path) -> None:
+    one = (folder / "as_it_is").read_text().split(",")[0]
+    for more, told in (
+        (("--have", f"{one},{one}"), "is named twice"),
+        (("--tolerance", "nan"), "nan is no number"),
+        (("--tolerance", "inf"), "inf is not in the range"),
+    ):
+        done = call("reproduce", str(published), "--out", str(tmp_path), *more)
+        assert done.exit_code == 2
+        assert told in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_runs_are_no_name_that_is_too_long(published: Path) -> None:
+    done = call("compare", str(published), ",".join(f"2026112{i}-000000-abcdef" for i in range(20)))
+    assert done.exit_code == 2
+    assert "no run '20261120-000000-abcdef'" in done.output
+
+
 def test_publishing_says_where_the_runs_vary_too_much(tmp_path: Path) -> None:
     file = str(tmp_path / "x.json")
     for spread, told in ((0.001, False), (0.2, True)):
@@ -309,7 +336,7 @@ def test_a_key_of_a_newer_version_is_no_difference_at_its_default_alone() -> Non
     assert is_same_recipe(old, new, "0.1", "0.2", new) is None
     assert is_same_recipe(new, old, "0.2", "0.1", new) is None
     other = {**new, "model": {**new["model"], "epochs": 99}}
-    assert "model.epochs is None and 99" in (is_same_recipe(old, other, "0.1", "0.2", new) or "")
+    assert "model.epochs is absent and 99" in (is_same_recipe(old, other, "0.1", "0.2", new) or "")
     assert is_same_recipe(old, new, "0.2", "0.2", new)
     gone = {**new, "model": {**new["model"], "removed": 1}}
     assert is_same_recipe(gone, new, "0.1", "0.2", new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -301,6 +302,15 @@ def test_the_page_names_both_statistics(tmp_path: Path) -> None:
     footer = html.split("<footer>")[1]
     assert "A and B are medians" in footer
     assert "of the means" in footer
+
+
+def test_a_stage_of_a_few_milliseconds_has_its_interval_in_them(tmp_path: Path) -> None:
+    a = side(tmp_path, "a", training=0.005)
+    row = compare(a, side(tmp_path, "b", training=0.005)).times[1]
+    assert row.runs_b == 5
+    assert re.fullmatch(r"-\d\.\d to \+\d\.\d ms", row.interval())
+    alone = compare(side(tmp_path, "c", runs=1), side(tmp_path, "d", runs=1)).times[1]
+    assert alone.interval() == "one run a side"
 
 
 @pytest.mark.parametrize(

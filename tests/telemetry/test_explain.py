@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from telemetry.compare import compare
+from telemetry.explain import cpu_speeds
 from telemetry.profile import Row
-from telemetry.reference import DURATION, Reference
+from telemetry.reference import DURATION, Entry, Reference
 from tests.telemetry.reference_runs import ENVIRONMENT, row, side
 
 
@@ -131,7 +132,8 @@ def test_a_cpu_that_changed_its_speed_is_named_alone(tmp_path: Path, share: floa
     b = side(tmp_path, "b", training=10 * share, rows=rows, environment=model)
     (explained,) = compare(a, b).explanations
     assert explained.resources == ("CPU speed",)
-    assert f"machine cpu_loop_us 45 → {45 * share:.4g} µs" in explained.sentence
+    told = f"machine cpu_loop_us in the whole runs 45 → {45 * share:.4g} µs"
+    assert told in explained.sentence
     assert "cpu.model: EPYC in A, Xeon in B" in explained.sentence
 
 
@@ -154,3 +156,49 @@ def test_of_older_runs_nothing_is_said_of_the_loop(tmp_path: Path) -> None:
     (explained,) = compare(a, b).explanations
     assert explained.resources == ("CPU speed or work per CPU",)
     assert "loop" not in explained.sentence
+
+
+def test_more_work_is_named_beside_a_slower_cpu(tmp_path: Path) -> None:
+    """The loop took 11 % longer, and the stage half as much CPU time again."""
+    a = side(tmp_path, "a", rows=looped(45.0, 9.0))
+    b = side(tmp_path, "b", training=15.0, rows=looped(50.0, 13.5))
+    (explained,) = compare(a, b).explanations
+    assert explained.resources == ("CPU speed", "CPU speed or work per CPU")
+    assert "stage cpu_user_seconds 9 → 13.5 s" in explained.sentence
+
+
+def with_loops(one: Reference, **loops: tuple[float | None, ...]) -> Reference:
+    stages = [
+        stage.with_entry(
+            Entry(entity="machine", metric="cpu_loop_us", unit="µs", kind="gauge", figure="mean",
+                  values=loops[stage.name], coverage=1.0)
+        )
+        if stage.name in loops else stage
+        for stage in one.stages
+    ]  # fmt: skip
+    return replace(one, stages=tuple(stages))
+
+
+def test_the_cpus_speed_is_that_of_whole_runs_by_the_lengths_of_one_side(tmp_path: Path) -> None:
+    """A stage that grew by itself, where the loop is slower anyway, is no slower CPU."""
+    a = side(tmp_path, "a", training=10.0, runs=3)
+    b = side(tmp_path, "b", training=20.0, runs=3)
+    loops = {"processing": (50.0,) * 3, "training": (90.0, 91.0, 92.0)}
+    one, two = cpu_speeds(with_loops(a, **loops), with_loops(b, **loops))
+    assert one is not None
+    assert two is not None
+    first, second = (stage.duration.median for stage in a.stages)
+    wanted = [(50 * first + loop * second) / (first + second) for loop in loops["training"]]
+    assert one.values == two.values == pytest.approx(wanted)
+
+
+def test_what_a_run_lacks_is_left_out_on_both_sides(tmp_path: Path) -> None:
+    a = side(tmp_path, "a", runs=3)
+    whole = with_loops(a, processing=(50.0,) * 3, training=(40.0,) * 3)
+    short = with_loops(a, processing=(60.0,) * 3, training=(40.0, None, 40.0))
+    one, two = cpu_speeds(whole, short)
+    assert one is not None
+    assert two is not None
+    assert one.values == pytest.approx([50.0] * 3)
+    assert two.values == pytest.approx([60.0] * 3)
+    assert cpu_speeds(whole, a) == cpu_speeds(a, a) == (None, None)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from telemetry.profile import Row
 from telemetry.pseudonyms import Pseudonyms
 from telemetry.publish import reference_of, unnamed
-from telemetry.published_recipe import published_recipe
+from telemetry.published_recipe import is_same_recipe, published_recipe, recipe_difference
 from telemetry.reference import Reference, digest_of, read_reference, write_reference
 from telemetry.runfolder import RunFolder
 from tests.telemetry.reference_runs import RECIPE, made_run, row
@@ -162,6 +162,31 @@ def test_a_command_says_where_something_was_taken_out_of_it() -> None:
         "--url <url-1> --from <url-2> --bind <address-1> "
         "~<user-2><path-1> in.csv ray.sh <user-3> start ray"
     )
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("rm -rf /scratch/tmp/* && python train.py", "rm -rf <path-1> && python train.py"),
+        ("/scratch/tmp/*", "<path-1>"),
+        ("/^#/d", "<path-1>"),
+        ("${HOME}/train.py", "${HOME}<path-1>"),
+        ("cd /srv/work; python train.py", "cd <path-1>; python train.py"),
+        ("python t.py 2>/dev/null", "python t.py 2>/dev/null"),
+        ("/srv/in/", "in/"),
+    ],
+)
+def test_a_path_within_a_text_is_not_cut_to_make_other_work_of_it(argument: str, told: str) -> None:
+    run = {"stages": [{"name": "work", "command": ["sh", "-c", argument]}]}
+    assert published_recipe(run, Pseudonyms({}))["recorded"]["work"] == ["sh", "-c", told]
+
+
+def test_a_span_that_one_side_alone_has_is_a_difference_that_is_told() -> None:
+    one = {"recorded": {"load": None, "train": None}}
+    two = {"recorded": {"load": None, "fit": None}}
+    said = recipe_difference(one, two)
+    assert said == "recorded.train is None and absent; recorded.fit is absent and None"
+    assert is_same_recipe(one, two, "1", "1", {}) == said
 
 
 def test_the_digest_says_what_is_done_and_not_where(tmp_path: Path) -> None:
