@@ -79,7 +79,7 @@ def growth(stages: Sequence[StageView]) -> Html:
         return tag(
             "p", "No stage of this run says how many bytes it read and wrote.", class_="empty"
         )
-    raw = next((view.record["bytes_out"] for view in moved if view.record["bytes_out"]), None)
+    raw = stages[0].record.get("bytes_out") or None
     most = max(view.record["bytes_out"] for view in moved) or 1
     head = [
         heading("Stage"), heading("Rows in", num=True), heading("Rows out", num=True),

@@ -48,7 +48,7 @@ def join(children: Any) -> Html:
     if isinstance(children, Html):
         return children
     if isinstance(children, str):
-        return Html(html.escape(children))
+        return Html(_escaped(children))
     return Html("".join(join(child) for child in children))
 
 
@@ -56,7 +56,12 @@ def _attribute(key: str, value: Any) -> str:
     if value is None or value is False:
         return ""
     name = key.rstrip("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{html.escape(str(value))}"'
+    return f" {name}" if value is True else f' {name}="{_escaped(str(value))}"'
+
+
+def _escaped(text: str) -> str:
+    """As HTML; a name of a file that is no UTF-8, as Python has it, in backslashes."""
+    return html.escape(text.encode("utf-8", "backslashreplace").decode())
 
 
 def table(

@@ -182,9 +182,15 @@ def _storage(view: StageView) -> Sequence[Fact]:
 
 def _network(view: StageView) -> Sequence[Fact]:
     return _both(
-        view.total(_NET, "net_rx_bytes"), view.total(_NET, "net_tx_bytes"), ("in", "out"),
-        "bytes of the machine's interfaces but lo during the stage",
+        _moved(view, "net_rx_bytes"), _moved(view, "net_tx_bytes"), ("in", "out"),
+        "bytes of the machine's interfaces with hardware, or of all but lo, during the stage",
     )  # fmt: skip
+
+
+def _moved(view: StageView, metric: str) -> float | None:
+    """The machine's sum: a bridge, a bond or a container's end counts the same bytes again."""
+    whole = view.total("machine", metric)
+    return view.total(_NET, metric) if whole is None else whole
 
 
 def _both(
@@ -213,8 +219,8 @@ def _sum_storage(stages: Sequence[StageView]) -> Sequence[Fact]:
 
 def _sum_network(stages: Sequence[StageView]) -> Sequence[Fact]:
     return _both(
-        _sum_of(lambda view: view.total(_NET, "net_rx_bytes"), stages),
-        _sum_of(lambda view: view.total(_NET, "net_tx_bytes"), stages), ("in", "out"), _SUM,
+        _sum_of(lambda view: _moved(view, "net_rx_bytes"), stages),
+        _sum_of(lambda view: _moved(view, "net_tx_bytes"), stages), ("in", "out"), _SUM,
     )  # fmt: skip
 
 

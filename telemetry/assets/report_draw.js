@@ -31,7 +31,7 @@ const drawStages = (figure) => {
     else if (high + width < plot.width) svgText(svg, high + 5, y + 11.5, label, "barname");
     else svgText(svg, low - 5, y + 11.5, label, "barname", "end");
   });
-  figure.cross = make(svg, "svg:line", { class: "cross", y1: 0, y2: height - BOTTOM - 12 });
+  figure.cross = make(svg, "svg:line", { class: "cross", visibility: "hidden", y1: 0, y2: height - BOTTOM - 12 });
   figure.brush = make(svg, "svg:rect", { class: "brush", y: 0, height: height - BOTTOM - 12 });
 };
 
@@ -231,6 +231,6 @@ const drawChart = (figure) => {
   });
   moves(svg, layer, low, false);
   directLabels(svg, chart, y);
-  figure.cross = make(svg, "svg:line", { class: "cross", y1: 0, y2: low });
+  figure.cross = make(svg, "svg:line", { class: "cross", visibility: "hidden", y1: 0, y2: low });
   figure.brush = make(svg, "svg:rect", { class: "brush", y: 0, height: low });
 };

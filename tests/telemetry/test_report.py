@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from telemetry.report import render
+from telemetry.report_accounts import growth
 from telemetry.report_html import exactly, human, percent, seconds, short, tag
+from telemetry.report_overview import _moved
 from telemetry.report_series import MAX_POINTS
+from telemetry.report_view import StageView
 from telemetry.runfolder import killed
 from telemetry.segments import SampleSet
 from telemetry.series import select
@@ -279,6 +282,13 @@ def test_hostile_strings_are_text() -> None:
     assert chart_data(page)["stages"][0]["name"] == f"in{HOSTILE}gest"
 
 
+def test_a_name_that_is_no_utf_8_is_told_in_backslashes() -> None:
+    """As os.listdir gives it of a disk that was written by others."""
+    run, document, samples = MadeRun(seconds=60).build()
+    run["stages"][0] |= {"status": "failed", "reason": "ValueError: bad file caf\udce9.csv"}
+    assert "caf\\udce9.csv" in render(run, document, samples).encode().decode()
+
+
 @pytest.mark.needs("chromium")
 def test_hostile_strings_are_inert_in_a_browser(tmp_path: Path) -> None:
     # Without the policy, so that escaping alone has to hold.
@@ -343,7 +353,12 @@ POINTER_AND_KEYS = """
   }));
   const press = (key) => box.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
   const range = () => document.getElementById("range").textContent;
+  const lines = () => [...document.querySelectorAll(".cross")]
+    .map((one) => getComputedStyle(one).visibility).sort().join(" ");
+  root.dataset.before = lines();
   fire("pointermove", 0.4);
+  root.dataset.cross = lines();
+  root.dataset.label = getComputedStyle(document.querySelector(".barname")).pointerEvents;
   const values = texts(".legend b");
   root.dataset.hover = `${values.filter(Boolean).length} of ${values.length} ${range()}`;
   fire("pointerdown", 0.3);
@@ -365,6 +380,9 @@ def test_pointer_keys_and_buttons_move_all_charts_at_once(tmp_path: Path) -> Non
     opened = Browser().open(written(tmp_path, page))
     root = next(attrs for name, attrs in Elements(opened.dom).found if name == "html")
     told = {key.removeprefix("data-"): value or "" for key, value in root.items()}
+    assert set(told["before"].split()) == {"hidden"}
+    assert set(told["cross"].split()) == {"visible"}
+    assert told["label"] == "none", "a click on a bar's label is one on the bar"
     filled, _, count = told["hover"].split(" ")[:3]
     assert filled == count
     assert "UTC" in told["hover"]
@@ -433,3 +451,27 @@ def test_shares_are_not_rounded_to_all_or_nothing() -> None:
 def test_elements_escape_text_and_attributes() -> None:
     made = tag("p", "a < b & c", tag("i", '"q"'), None, ["<", tag("br")], title='"><x')
     assert made == '<p title="&quot;&gt;&lt;x">a &lt; b &amp; c<i>&quot;q&quot;</i>&lt;<br></p>'
+
+
+def test_bytes_that_a_bridge_passes_on_are_counted_once() -> None:
+    """The machine's sum is of interfaces with hardware; without it all but lo are added."""
+
+    def view(*entities: str) -> StageView:
+        rows = [{"entity": one, "metric": "net_rx_bytes", "total": 1e9} for one in entities]
+        return StageView(place=1, record={"name": "fit"}, rows=rows)
+
+    assert _moved(view("net:eth0", "net:docker0", "net:veth1", "machine"), "net_rx_bytes") == 1e9
+    assert _moved(view("net:eth0", "net:eth1", "net:lo"), "net_rx_bytes") == 2e9
+
+
+@pytest.mark.parametrize(("first", "told"), [(100.0, "× 3"), (None, None)])
+def test_growth_is_against_the_first_stage_or_not_told(
+    first: float | None, told: str | None
+) -> None:
+    stages = [
+        StageView(place=place, record={"name": name, "bytes_out": size}, rows=[])
+        for place, (name, size) in enumerate((("ingest", first), ("fit", 300.0)), 1)
+    ]
+    cells = str(growth(stages)).partition("fit")[2]
+    assert ("× 3" in cells) is (told is not None)
+    assert "× 1" not in cells
