@@ -17,12 +17,13 @@ from telemetry.report_series import (
     pieces,
     series_json,
 )
-from telemetry.report_specs import SPECS, Spec
+from telemetry.report_specs import SPECS, Spec, has_place
 from telemetry.series import Points
 
 MAX_SERIES = 8
 """Lines of one chart; more cannot be told apart."""
-MAX_WINDOW_CHARTS = 8
+MAX_WINDOW_CHARTS = 12
+"""Charts of metrics that nobody gave a place."""
 
 _CPU_LAYERS = (
     ("user", ("user", "nice")),
@@ -62,7 +63,9 @@ def charts(
         elif spec.group not in told:
             told.add(spec.group)
             made.append(chart | {"key": spec.group.lower(), "title": spec.group})
-    return made + list(_window_charts(index, start_ns, elsewhere))
+    return made + list(
+        _window_charts(index, start_ns, lambda metric: elsewhere(metric) or has_place(metric))
+    )
 
 
 def _cpu(index: RunSeries, start_ns: int) -> dict[str, Any]:
@@ -92,25 +95,40 @@ def _cpu(index: RunSeries, start_ns: int) -> dict[str, Any]:
 def _chart(index: RunSeries, spec: Spec, stages: Sequence[str], start_ns: int) -> dict[str, Any]:
     chart = empty_chart(spec.key, spec.title, spec.unit, top=spec.top)
     found: list[tuple[float, str, Trace]] = []
+    sources: set[str] = set()
     for line in spec.lines:
         names = index.matching(line.entity, line.metric)
         for entity, metric in sorted(names, key=lambda name: _stage_place(name[0], stages)):
-            trace = drawn(index, entity, metric).scaled(line.scale)
+            trace = _trace(index, entity, metric).scaled(line.scale)
             if not trace.is_empty:
                 label = line.label.replace("{}", entity.partition(":")[2])
-                weight = trace.values if trace.high is None else trace.high
-                found.append((float(np.nansum(np.abs(weight))), label, trace))
+                found.append((_weight(trace), label, trace))
+                if _is_window(index, metric):
+                    sources.add(index.metrics[metric].source)
     if not found:
         entity = "|".join(sorted({line.entity for line in spec.lines} | {spec.group.lower()}))
         metric = "|".join(line.metric for line in spec.lines)
         reasons = index.reasons(entity, metric) or (index.reasons(entity) if spec.group else [])
         return without(chart, reasons)
+    told = [f"From {source}." for source in sorted(sources)]
     if spec.key != "rss":
         found, left = _heaviest(found)
         if left:
-            chart["note"] = f"Not drawn, with the least in them: {', '.join(left)}."
+            told.append(f"Not drawn, with the least in them: {', '.join(left)}.")
+    chart["note"] = " ".join(told) or None
     chart["series"] = [series_json(label, trace, start_ns) for _, label, trace in found]
     return chart
+
+
+def _trace(index: RunSeries, entity: str, metric: str) -> Trace:
+    if _is_window(index, metric):
+        return _steps(index.points(entity, metric))
+    return drawn(index, entity, metric)
+
+
+def _is_window(index: RunSeries, metric: str) -> bool:
+    known = index.metrics.get(metric)
+    return known is not None and known.kind == "window"
 
 
 def _heaviest(
@@ -132,30 +150,45 @@ def _window_charts(
     """A chart for each metric that its source averaged itself and that is not drawn elsewhere."""
     windows: dict[str, list[str]] = {}
     for entity, metric in index.names():
-        known = index.metrics.get(metric)
-        if known is not None and known.kind == "window" and not elsewhere(metric):
+        if _is_window(index, metric) and not elsewhere(metric):
             windows.setdefault(metric, []).append(entity)
-    for number, (metric, entities) in enumerate(sorted(windows.items())):
-        if number == MAX_WINDOW_CHARTS:
-            return
-        known = index.metrics[metric]
+    names = sorted(windows)
+    left = names[MAX_WINDOW_CHARTS:]
+    for number, metric in enumerate(names[:MAX_WINDOW_CHARTS]):
+        known, entities = index.metrics[metric], sorted(windows[metric], key=natural)
         chart = empty_chart(f"window-{number}", metric.replace("_", " "), known.unit, top=None)
-        chart["note"] = f"{known.meaning} ({known.source})"
-        for entity in sorted(entities, key=natural)[:MAX_SERIES]:
-            steps = _steps(index.points(entity, metric))
-            chart["series"].append(series_json(entity, steps, start_ns))
+        found = [(_weight(trace), entity, trace) for entity in entities
+                 if not (trace := _steps(index.points(entity, metric))).is_empty]  # fmt: skip
+        drawn_here, quiet = _heaviest(found)
+        told = [f"{known.meaning} ({known.source})"]
+        if quiet:
+            told.append(f"Not drawn, with the least in them: {', '.join(quiet)}.")
+        if left and number == MAX_WINDOW_CHARTS - 1:
+            told.append(f"No room for charts of {', '.join(left)}: see the stages' tables.")
+        chart["note"] = " ".join(told)
+        chart["series"] = [series_json(entity, trace, start_ns) for _, entity, trace in drawn_here]
         yield chart
 
 
+def _weight(trace: Trace) -> float:
+    """How much there is in a line: what has least is left out first."""
+    return float(np.nansum(np.abs(trace.values if trace.high is None else trace.high)))
+
+
 def _steps(points: Points) -> Trace:
-    """Windows as steps: level over (start, end], a break where the next does not follow on."""
-    if len(points.values) > MAX_POINTS // 3:
-        return pieces(points.ts_ns.astype(float), points.values)
+    """Windows as steps: level over (start, end], a break where the next does not follow on.
+
+    Of too many, each is a point at its end.
+    """
     starts, ends = points.start_ns.astype(float), points.ts_ns.astype(float)
+    joined = np.append(np.abs(starts[1:] - ends[:-1]) < 0.5 * (ends[:-1] - starts[:-1]), False)
+    if len(points.values) > MAX_POINTS // 3:
+        broken = np.flatnonzero(~joined[:-1]) + 1
+        times = np.insert(ends, broken, ends[broken - 1] + 1.0)
+        return pieces(times, np.insert(points.values, broken, np.nan))
     times = np.stack([starts, ends, ends + 1.0], axis=1)
     values = np.repeat(points.values[:, None], 3, axis=1)
     values[:, 2] = np.nan
-    joined = np.append(np.abs(starts[1:] - ends[:-1]) < 0.5 * (ends[:-1] - starts[:-1]), False)
     keep = np.ones(times.shape, dtype=bool)
     keep[:, 2] = ~joined
     return Trace(times=times[keep], values=values[keep])

@@ -7,6 +7,7 @@ smallest value, its median and its largest.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ MAX_POINTS = 2000
 """Points or buckets of one series in the page: a few for each pixel of a wide screen."""
 GAP_PERIODS = 2.5
 """A distance of more periods than this between two samples is a gap, as in the profile."""
-_MAX_GAPS = 100
+MAX_GAPS = 400
+"""Gaps of one series that stay open; each costs two points."""
 _BARELY = 0.01
 """By so little of a period longer, a stretch does not hold a sample more."""
 _NS = 1e9
@@ -132,19 +134,21 @@ def levels(points: Points, gap_ns: float) -> Trace:
 def pieces(times: Floats, values: Floats) -> Trace:
     """Each unbroken piece, held to its share of MAX_POINTS, with one NaN between two of them.
 
-    Of very many gaps the last ones are closed: they are narrower than a pixel by then.
+    Of more gaps than ``MAX_GAPS`` the longest stay open.
     """
     sound = np.isfinite(values)
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], sound, [False])).astype(np.int8)))
-    ranges = [(int(low), int(high)) for low, high in edges.reshape(-1, 2)]
-    if not ranges:
+    if not sound.any():
         return Trace(times=np.empty(0), values=np.empty(0))
-    if len(ranges) > _MAX_GAPS:
-        return pieces(times[sound], values[sound])
-    length, budget = int(sound.sum()), MAX_POINTS - 2 * len(ranges)
-    whole = length + len(ranges) <= MAX_POINTS
+    gaps = np.flatnonzero(np.diff(np.flatnonzero(sound)) > 1) + 1
+    times, values = times[sound], values[sound]
+    if len(gaps) > MAX_GAPS:
+        longest = np.argsort(times[gaps] - times[gaps - 1])[-MAX_GAPS:]
+        gaps = np.sort(gaps[longest])
+    ranges = list(itertools.pairwise([0, *gaps.tolist(), len(times)]))
+    budget = MAX_POINTS - 2 * len(ranges)
+    whole = len(times) + len(ranges) <= MAX_POINTS
     sizes = [
-        1 if whole else -(-(high - low) // max(1, budget * (high - low) // length))
+        1 if whole else -(-(high - low) // max(1, budget * (high - low) // len(times)))
         for low, high in ranges
     ]
     parts = [
@@ -155,7 +159,7 @@ def pieces(times: Floats, values: Floats) -> Trace:
     if whole:
         return Trace(times=at, values=middle)
     holds = max(sizes)
-    holds_s = holds * float(np.median(np.diff(times[sound]))) / _NS
+    holds_s = holds * float(np.median(np.diff(times))) / _NS
     return Trace(times=at, values=middle, low=low, high=high, holds=holds, holds_s=holds_s)
 
 
@@ -175,13 +179,28 @@ def _buckets(times: Floats, values: Floats, size: int) -> tuple[Floats, Floats, 
 
 
 def bucket_growth(points: Points, edges: Floats, period_ns: float) -> Floats:
-    """What a counter grew in each bucket; NaN where a gap or a step back lies in it."""
+    """What a counter grew in each bucket; NaN where more than half of it was not seen.
+
+    Over a gap that a bucket outlasts, the counter went on, so its growth is known. Where it stepped
+    back (a reset, or I/O wait, which the kernel may correct) the rest of the bucket stands for it.
+    """
     at = points.ts_ns.astype(np.float64)
-    growth = np.diff(np.interp(edges, at, points.values))
-    bad = (np.diff(at) > GAP_PERIODS * period_ns) | (np.diff(points.values) < 0)
-    for low, high in zip(at[:-1][bad], at[1:][bad], strict=True):
-        growth[(edges[1:] > low) & (edges[:-1] < high)] = np.nan
-    growth[(edges[:-1] < at[0]) | (edges[1:] > at[-1])] = np.nan
+    steps, lengths = np.diff(points.values), np.diff(at)
+    back, gap = steps < 0, lengths > GAP_PERIODS * period_ns
+
+    def within(lasts: Floats) -> Floats:
+        """By bucket, of what lies between two samples each: a stretch counts by its share."""
+        return np.diff(np.interp(edges, at, np.append(0.0, np.cumsum(lasts))))
+
+    bucket_ns = np.diff(edges)
+    outside_ns = np.clip(at[0] - edges[:-1], 0.0, bucket_ns)
+    outside_ns += np.clip(edges[1:] - at[-1], 0.0, bucket_ns)
+    lost_ns = outside_ns + within(np.where(back, lengths, 0.0))
+    unseen_ns = lost_ns + within(np.where(gap & ~back, lengths, 0.0))
+    growth = within(np.where(back, 0.0, steps))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth *= bucket_ns / (bucket_ns - lost_ns)
+    growth[unseen_ns > bucket_ns / 2] = np.nan
     return np.asarray(growth, dtype=np.float64)
 
 

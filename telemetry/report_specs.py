@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -118,4 +119,76 @@ SPECS = (
         lines=(Line(label="GPU {}", entity=r"gpu:.+", metric="gpu_mem_used_bytes"),),
         group="GPU",
     ),
+    Spec(
+        key="gpu-sm",
+        title="GPU: multiprocessors that had work, and warps on them",
+        unit="%",
+        lines=(
+            Line(label="GPU {} busy", entity=r"gpu:.+", metric="gpm_sm_util_percent"),
+            Line(label="GPU {} occupancy", entity=r"gpu:.+", metric="gpm_sm_occupancy_percent"),
+        ),
+        top=100.0,
+        optional=True,
+    ),
+    Spec(
+        key="gpu-tensor",
+        title="GPU: time in which the tensor cores worked",
+        unit="%",
+        lines=(Line(label="GPU {}", entity=r"gpu:.+", metric="gpm_tensor_util_percent"),),
+        optional=True,
+    ),
+    Spec(
+        key="gpu-pipes",
+        title="GPU: time in which arithmetic units worked, by precision",
+        unit="%",
+        lines=(
+            Line(label="GPU {} FP64", entity=r"gpu:.+", metric="gpm_fp64_util_percent"),
+            Line(label="GPU {} FP32", entity=r"gpu:.+", metric="gpm_fp32_util_percent"),
+            Line(label="GPU {} FP16", entity=r"gpu:.+", metric="gpm_fp16_util_percent"),
+            Line(label="GPU {} HMMA", entity=r"gpu:.+", metric="gpm_tensor_half_util_percent"),
+        ),
+        optional=True,
+    ),
+    Spec(
+        key="gpu-dram",
+        title="GPU: bandwidth of its memory in use",
+        unit="%",
+        lines=(Line(label="GPU {}", entity=r"gpu:.+", metric="gpm_dram_bw_util_percent"),),
+        optional=True,
+    ),
+    Spec(
+        key="gpu-pcie",
+        title="GPU: traffic over PCIe",
+        unit="B/s",
+        lines=(
+            Line(label="GPU {} in", entity=r"gpu:.+", metric="(gpm_)?pcie_rx_bytes_per_s"),
+            Line(label="GPU {} out", entity=r"gpu:.+", metric="(gpm_)?pcie_tx_bytes_per_s"),
+        ),
+        optional=True,
+    ),
+    Spec(
+        key="gpu-nvlink",
+        title="GPU: traffic over NVLink",
+        unit="B/s",
+        lines=(
+            Line(label="GPU {} in", entity=r"gpu:.+", metric="gpm_nvlink_rx_bytes_per_s"),
+            Line(label="GPU {} out", entity=r"gpu:.+", metric="gpm_nvlink_tx_bytes_per_s"),
+        ),
+        optional=True,
+    ),
+    Spec(
+        key="gpu-processes",
+        title="GPU: multiprocessor time by whose processes",
+        unit="%",
+        lines=(
+            Line(label="GPU {} this run", entity=r"gpu:.+", metric="gpu_run_sm_percent"),
+            Line(label="GPU {} all", entity=r"gpu:.+", metric="gpu_processes_sm_percent"),
+        ),
+        optional=True,
+    ),
 )
+
+
+def has_place(metric: str) -> bool:
+    """Whether a metric stands in one of these charts."""
+    return any(re.fullmatch(line.metric, metric) for spec in SPECS for line in spec.lines)

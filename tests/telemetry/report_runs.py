@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from telemetry.collectors.gpu_metrics import GPM_METRICS, PROCESS_USES
 from telemetry.samples import Kind, Metric, Series
 from telemetry.segments import SampleSet
 
@@ -41,6 +42,8 @@ class MadeRun:
     gpus: int = 0
     gap: bool = False
     vcenter: bool = False
+    more_windows: tuple[tuple[str, str], ...] = ()
+    """Entities and metrics of windows of 1 s: the first has most in it."""
     reason: str = NO_GPU
     _metrics: dict[str, Metric] = field(init=False, default_factory=dict)
     _columns: dict[tuple[str, str], tuple[Any, Any, Any]] = field(init=False, default_factory=dict)
@@ -56,6 +59,10 @@ class MadeRun:
             self._gpu(gpu)
         if self.vcenter:
             self._vcenter()
+        for place, (entity, name) in enumerate(self.more_windows):
+            ends = START_NS + (np.arange(1.0, self.seconds) * 1e9).astype(np.int64)
+            self._metrics[name] = _metric(name, "%", "window")
+            self._columns[entity, name] = ends, ends - 10**9, np.full(len(ends), 50.0 - place)
         samples = self._samples()
         run = self._run()
         return run, self._profile(run, samples), samples
@@ -147,6 +154,11 @@ class MadeRun:
         memory = (1.2 + self._level((0, 4, 22, 31, 12, 6), 0.0)) * GIB
         self._put(entity, _metric("gpu_mem_used_bytes", "B", "gauge"), memory)
         self._count(entity, "energy_j", power, "J")
+        ends = START_NS + (np.arange(0.2, self.seconds, 0.2) * 1e9).astype(np.int64)
+        use = np.interp(ends, START_NS + self._times * 1e9, busy)
+        for place, metric in enumerate((*GPM_METRICS, *PROCESS_USES)):
+            self._metrics[metric.name] = metric
+            self._columns[entity, metric.name] = (ends, ends - 200_000_000, use / (1 + place))
 
     def _vcenter(self) -> None:
         ends = START_NS + (np.arange(20.0, self.seconds, 20.0) * 1e9).astype(np.int64)
@@ -175,7 +187,9 @@ class MadeRun:
             }
         )
         windows = {name for name, metric in self._metrics.items() if metric.kind == "window"}
+        of_gpus = {metric.name for metric in (*GPM_METRICS, *PROCESS_USES)}
         periods = {name: 20.0 if name in windows else 1 / self.hz for name in self._metrics}
+        periods |= dict.fromkeys(windows & of_gpus, 0.2)
         periods["cpu_loop_us"] = max(1.0, 1 / self.hz)
         return SampleSet(table=table, metrics=self._metrics, absent=self._absent(), periods=periods)
 

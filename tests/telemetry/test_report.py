@@ -20,7 +20,6 @@ from telemetry.report_series import MAX_POINTS
 from telemetry.report_view import StageView
 from telemetry.runfolder import killed
 from telemetry.segments import SampleSet
-from telemetry.series import select
 from tests.browser import Browser
 from tests.telemetry.report_runs import NO_GPU, NO_VCENTER, STAGES, START_NS, MadeRun
 
@@ -249,14 +248,6 @@ def test_an_hour_at_10_hz_stays_small() -> None:
     assert len(page.encode()) < 5_000_000
 
 
-def test_windows_are_steps_over_their_own_time() -> None:
-    page = render(*MadeRun(seconds=90, vcenter=True).build())
-    series = chart(page, "window-0")["series"][0]
-    points = drawn_points(series)
-    assert [at for at, _ in points[:4]] == [0, 20_000, 20_000, 40_000]
-    assert points[0][1] == points[1][1]
-
-
 def test_page_names_no_address_and_forbids_all() -> None:
     page = render(*MadeRun(seconds=20, gpus=1).build())
     elements = Elements(page)
@@ -297,16 +288,6 @@ def test_hostile_strings_are_inert_in_a_browser(tmp_path: Path) -> None:
     assert "data-hacked" not in opened.dom
     assert not [name for name, _ in Elements(opened.dom).found if name == "img"]
     assert 'id="chart-cpu"' in opened.dom
-
-
-def test_a_chart_of_what_older_runs_do_not_have_is_left_out() -> None:
-    run, document, samples = MadeRun(seconds=60).build()
-    (series,) = chart(render(run, document, samples), "cpu-speed")["series"]
-    assert {one for one in series["v"] if one is not None} == {47.0, 88.0}
-    older = select(samples, lambda entity, metric: metric != "cpu_loop_us")
-    keys = [one["key"] for one in chart_data(render(run, document, older))["charts"]]
-    assert "psi" in keys
-    assert "cpu-speed" not in keys
 
 
 @pytest.mark.needs("chromium")
