@@ -26,6 +26,8 @@ LINGER_S = 15.0
 LOOK_AGAIN_S = 1.0
 Which = tuple[str, int | None]
 """A run's folder by its name, and of a replay the time (ns) at which that was begun."""
+RecordAt = tuple[int, int, int]
+"""A run's record as it lies there: inode, time (ns) and bytes."""
 
 
 @click.command(
@@ -66,7 +68,7 @@ def watch(  # noqa: PLR0917 - click passes them by name
             seen.add(_which(folder))
             try:
                 _watch(folder, every_s, endpoint, as_json=as_json)
-            except (TimeoutError, FileNotFoundError) as gone:
+            except (TimeoutError, FileNotFoundError, ValueError) as gone:
                 if not follow:
                     raise
                 click.echo(f"{folder.path.name}: {gone}", err=True)
@@ -102,7 +104,8 @@ def _watch(folder: RunFolder, every_s: float, endpoint: Endpoint | None, *, as_j
 def _looks(folder: RunFolder, every_s: float, endpoint: Endpoint | None) -> Iterator[Snapshot]:
     """The run at every look; the endpoint has it, too, until nobody knows how it goes.
 
-    Raises TimeoutError for a run that was killed, FileNotFoundError where its folder is gone.
+    Raises TimeoutError for a run that was killed, FileNotFoundError where its folder is gone, and
+    ValueError for a record that is none.
     """
     from telemetry.watch import Live, follow
 
@@ -115,10 +118,10 @@ def _looks(folder: RunFolder, every_s: float, endpoint: Endpoint | None) -> Iter
             if endpoint is not None:
                 endpoint.show(snapshot)
             yield snapshot
-    except (TimeoutError, FileNotFoundError) as gone:
+    except (TimeoutError, FileNotFoundError, ValueError) as gone:
         if endpoint is not None:
             endpoint.forget(run)
-        if isinstance(gone, TimeoutError):
+        if not isinstance(gone, FileNotFoundError):
             raise
         raise FileNotFoundError(
             "the folder of this run was deleted, or the next replay of it has taken it"
@@ -143,7 +146,7 @@ def _chosen(run: str | None, out: Path) -> RunFolder:
 
     if run is not None:
         return find_run(run, out)
-    going = _going(out)
+    going = _going(out, {})
     if not going:
         raise FileNotFoundError(
             f"no run goes on in {out}: start one, name one, or wait for one with --follow"
@@ -151,20 +154,33 @@ def _chosen(run: str | None, out: Path) -> RunFolder:
     return going[-1]
 
 
-def _going(out: Path) -> list[RunFolder]:
-    """Runs whose record says that they go on, and whose process is there."""
+def _going(out: Path, over: dict[str, RecordAt]) -> list[RunFolder]:
+    """Runs whose record says that they go on, and whose process is there.
+
+    ``over``: records, as they lay there, that said otherwise; they are not read again.
+    """
     from pipeline.leftovers import is_dead
     from telemetry.runfolder import list_runs
 
-    going = [one for one in list_runs(out) if _status(one) == "running"]
+    going = []
+    for one in list_runs(out):
+        with contextlib.suppress(FileNotFoundError):  # the next replay is about to take the folder
+            stat = one.run_json.stat()
+            at = stat.st_ino, stat.st_mtime_ns, stat.st_size
+            if over.get(one.path.name) == at:
+                continue
+            if _status(one) == "running":
+                going.append(one)
+            else:
+                over[one.path.name] = at
     return [one for one in going if not is_dead(one, out)]
 
 
 def _status(folder: RunFolder) -> str | None:
-    """What the record says; None where the next replay is about to take the folder."""
+    """What the record says; None where it cannot be read: that is no run to be watched."""
     try:
         return str(folder.read()["status"])
-    except FileNotFoundError:
+    except (ValueError, KeyError):
         return None
 
 
@@ -180,8 +196,9 @@ def _which(folder: RunFolder) -> Which:
 
 def _waited_for(out: Path, seen: set[Which]) -> RunFolder:
     """The next run that goes on and was not watched yet."""
+    over: dict[str, RecordAt] = {}
     while True:
-        fresh = [one for one in _going(out) if _which(one) not in seen]
+        fresh = [one for one in _going(out, over) if _which(one) not in seen]
         if fresh:
             return fresh[-1]
         time.sleep(LOOK_AGAIN_S)

@@ -50,7 +50,7 @@ class WatchView:
 
     def show(self, snapshot: Snapshot) -> None:
         if self._live is not None:
-            self._live.update(page(snapshot), refresh=True)
+            self._live.update(page(snapshot, self._console), refresh=True)
         else:
             self._say(snapshot)
 
@@ -74,14 +74,25 @@ class WatchView:
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
-def page(snapshot: Snapshot) -> Group:
-    """The whole of it: the run, its stages, the machine's main series with their last minute."""
-    return Group(
-        Text(_head(snapshot), style="bold"),
-        _stages(snapshot),
-        _series(snapshot),
-        *(Text(one, style="dim") for one in absences(snapshot)),
-    )
+def page(snapshot: Snapshot, within: Console | None = None) -> Group:
+    """The whole of it: the run, its stages, the machine's main series with their last minute.
+
+    ``within``: the terminal that it has to fit into, one line of which stays free. What goes on
+    comes first: earlier stages make room, then series, and it is said how many are not shown.
+    """
+    series, many = list(_titled(snapshot)), len(snapshot.record["stages"])
+    head = Text(_head(snapshot), style="bold")
+    absent = [Text(one, style="dim") for one in absences(snapshot)]
+    room = many + len(series)
+    if within is not None:
+        texts = sum(len(one.wrap(within, within.width)) for one in (head, *absent))
+        room = max(2, within.height - texts - 2)
+    stages = many if many + len(series) <= room else min(many, max(room // 2, room - len(series)))
+    drawn = series if len(series) <= room - stages else series[: max(0, room - stages - 1)]
+    parts: list[Table | Text] = [head, _stages(snapshot, stages), _series(snapshot, drawn)]
+    if len(drawn) < len(series):
+        parts.append(Text(f"… {len(series) - len(drawn)} more in a taller window", style="dim"))
+    return Group(*parts, *absent)
 
 
 def _head(snapshot: Snapshot) -> str:
@@ -96,12 +107,17 @@ def _head(snapshot: Snapshot) -> str:
     return " · ".join(one for one in told if one)
 
 
-def _stages(snapshot: Snapshot) -> Table:
+def _stages(snapshot: Snapshot, most: int) -> Table:
+    """At most so many rows: those that go on and the newest, with a row for the rest."""
     table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("stage")
     for head in ("time", "CPU time", "CPU", "memory", "read", "written"):
         table.add_column(head, justify="right")
-    for stage in snapshot.record["stages"]:
+    stages = snapshot.record["stages"]
+    if len(stages) > most:
+        table.add_row(f"… {len(stages) - most + 1} more", style="dim")
+        stages = _newest(stages, most - 1)
+    for stage in stages:
         name = stage["name"]
         seconds = snapshot.stage_seconds(stage)
         going = stage["status"] == "running"
@@ -121,12 +137,20 @@ def _stages(snapshot: Snapshot) -> Table:
     return table
 
 
-def _series(snapshot: Snapshot) -> Table:
+def _newest(stages: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+    """At most so many, in their order: first those that go on, then those that began last."""
+    ranked = sorted(
+        range(len(stages)), key=lambda place: (stages[place]["status"] == "running", place)
+    )
+    return [stages[place] for place in sorted(ranked[len(ranked) - most :])]
+
+
+def _series(snapshot: Snapshot, series: Sequence[tuple[str, list[Value]]]) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column("series")
     table.add_column("now", justify="right")
     table.add_column("last minute", no_wrap=True)
-    for title, values in _titled(snapshot):
+    for title, values in series:
         history = _summed(values)
         most = _most(snapshot, values)
         table.add_row(title, _of_most(values, most), sparkline(history, most))

@@ -207,10 +207,18 @@ def span(
 
 def _check(name: str) -> None:
     quoted = "'" in name and '"' in name  # a search in MLflow can hold one kind or the other
-    if name in {"", "-"} or name.startswith(".") or not set(name).isdisjoint("/\0:") or quoted:
+    text = all(character.isprintable() for character in name)
+    if (
+        name in {"", "-"}
+        or name.startswith(".")
+        or not set(name).isdisjoint("/:")
+        or quoted
+        or not text
+    ):
         raise ValueError(
             f"{name!r} cannot name a stage: its files are called after it, so it must not be "
-            "empty or a dash, begin with a dot, or hold a slash, a colon or both kinds of quotes"
+            "empty or a dash, begin with a dot, or hold a slash, a colon, both kinds of quotes or "
+            "what cannot be printed"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,10 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 CATCH_UP_S = 900.0
-"""Of segments that ended earlier than this before the newest one only the metadata are read."""
+"""Of segments that ended earlier than this before the newest one only the stages' rows are told:
+what a stage counted until its end stays true, all else is told anew in later ones."""
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""What Arrow writes at the end of a stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,13 @@ class Fresh:
     metric: Ints
     ts_ns: Ints
     value: Floats
+
+    def of_stages(self) -> Fresh:
+        """The rows of stages alone."""
+        stages = np.array([name.startswith("stage:") for name in self.entities], dtype=bool)
+        rows = stages[self.entity]
+        parts = {name: getattr(self, name)[rows] for name in ("entity", "metric", "ts_ns", "value")}
+        return replace(self, **parts)
 
 
 @dataclass(kw_only=True)
@@ -68,6 +78,8 @@ class _Segment:
                 batches.append((len(dictionaries), piece))
             else:
                 dictionaries += piece
+        if data[whole:] == _END:
+            whole = len(data)  # so that a segment that is over is not opened again
         self.offset += whole
         if not self.head and dictionaries:
             self.schema = pa.ipc.read_schema(pa.BufferReader(dictionaries))
@@ -111,12 +123,11 @@ class Tail:
         """Seconds between two samples of a series, as its collector promised."""
         return self.periods.get(f"{entity} {metric}", self.periods.get(metric, 1.0))
 
-    def read(self) -> list[Fresh]:
+    def read(self) -> Iterator[Fresh]:
         """All whole batches since the last call; none where there is no folder (yet).
 
         A segment that cannot be read, or is not one, is passed over.
         """
-        found = []
         for segment, old in self._grown():
             try:
                 batches = list(segment.read_on())
@@ -124,9 +135,9 @@ class Tail:
                 segment.dead = True
                 continue
             self._learn(segment)
-            if not old:
-                found += [_fresh(segment, batch) for batch in batches if batch.num_rows]
-        return found
+            for batch in batches:
+                fresh = _fresh(segment, batch)
+                yield fresh.of_stages() if old else fresh
 
     def _grown(self) -> list[tuple[_Segment, bool]]:
         """Segments that are longer than what was read of them, and whether their rows are old."""

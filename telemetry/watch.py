@@ -145,7 +145,7 @@ class Live:
         """Read on; whether anything is new. Raises what ``RunFolder.read`` raises."""
         new = self._read_record()
         for fresh in self._tail.read():
-            new = True
+            new |= len(fresh.ts_ns) > 0
             self._take(fresh)
         return new
 

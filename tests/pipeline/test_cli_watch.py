@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -197,8 +198,54 @@ def test_a_run_whose_process_was_killed_does_not_go_on(tmp_path: Path) -> None:
     (recorded.path / LOCK).touch()
     store = Store(tmp_path / STORE)
     with store.locked(f"run-{made.path.name}"):
-        assert _going(tmp_path) == [made]
-    assert _going(tmp_path) == []
+        assert _going(tmp_path, {}) == [made]
+    assert _going(tmp_path, {}) == []
+
+
+def test_records_that_ended_or_are_none_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real_read = RunFolder.read
+
+    def noted(folder: RunFolder) -> dict[str, Any]:
+        read.append(folder.path.name)
+        return real_read(folder)
+
+    monkeypatch.setattr(RunFolder, "read", noted)
+    ended, broken, goes_on = (RunFolder(tmp_path / f"20261125-00000{n}-abcdef") for n in range(3))
+    for folder, status in ((ended, "finished"), (broken, "running"), (goes_on, "running")):
+        folder.path.mkdir()
+        folder.write({"schema": RUN_SCHEMA, "status": status})
+    broken.run_json.write_text('{"schema": 1, "sta')
+    over: dict[str, Any] = {}
+    assert _going(tmp_path, over) == [goes_on]
+    assert read == [one.path.name for one in (ended, broken, goes_on)]
+    assert _going(tmp_path, over) == [goes_on]
+    assert read[3:] == [goes_on.path.name]
+    broken.write({"schema": RUN_SCHEMA, "status": "running"})  # somebody has mended it
+    assert _going(tmp_path, over) == [broken, goes_on]
+
+
+@pytest.mark.parametrize("height", [12, 24, 60])
+def test_a_page_fits_its_terminal_and_shows_what_goes_on(
+    example: RunFolder, tmp_path: Path, height: int
+) -> None:
+    snapshot = at(example, tmp_path, 75.0)
+    ended = [stage(f"span-{n}", "finished", START_NS, START_NS + NS) for n in range(40)]
+    (going,) = (one for one in snapshot.record["stages"] if one["status"] == "running")
+    record = {**snapshot.record, "stages": [*ended[:3], going, *ended[3:]]}
+    console = Console(
+        width=80, height=height, force_terminal=True, color_system=None, file=io.StringIO()
+    )
+    shown_page = page(with_changes(snapshot, record=record), console)
+    lines = console.render_lines(shown_page, pad=False)
+    text = ["".join(one.text for one in each) for each in lines]
+    assert len(text) < height
+    assert any(one.startswith("▶ serving") for one in text)
+    if height < 60:
+        assert any(re.match(r"… \d+ more +$", one) for one in text), text
+        assert any(re.match(r"… \d+ more in a taller window", one) for one in text), text
 
 
 @pytest.mark.parametrize(
@@ -212,11 +259,11 @@ def test_a_replay_that_was_stopped_does_not_go_on(
     command = [*MAIN, "replay", "example", "--speed", "1", "--into", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as replaying:
         _until(folder.run_json.is_file, lambda: str(replaying.poll()))
-        assert _going(tmp_path) == [folder]
+        assert _going(tmp_path, {}) == [folder]
         replaying.send_signal(how)
         assert replaying.wait(30) == code
     assert folder.read()["status"] == status
-    assert _going(tmp_path) == []
+    assert _going(tmp_path, {}) == []
 
 
 @contextlib.contextmanager

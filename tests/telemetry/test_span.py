@@ -132,7 +132,10 @@ def test_sessions_in_several_threads_do_not_mix(tmp_path: Path) -> None:
         assert index.points("app:one", "app_rows").values[-1] == number
 
 
-@pytest.mark.parametrize("name", ["", "-", "a/b", "a:b", ".hidden", """bob's "new" one"""])
+@pytest.mark.parametrize(
+    "name",
+    ["", "-", "a/b", "a:b", ".hidden", """bob's "new" one""", "caf\udce9", "two\nlines", "nul\0"],
+)
 def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     with (
         pytest.raises(ValueError, match="cannot name a stage"),

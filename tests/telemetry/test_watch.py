@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def metric(name: str, kind: Any = "gauge", unit: str = "1") -> Metric:
     return Metric(name=name, unit=unit, kind=kind, meaning="m", source="s")
 
 
-def rows(found: list[Fresh]) -> Counter[tuple[str, str, int, float]]:
+def rows(found: Iterable[Fresh]) -> Counter[tuple[str, str, int, float]]:
     return Counter(
         (one.entities[entity], one.metrics[name], int(ts), float(value))
         for one in found
@@ -70,7 +71,7 @@ def test_what_is_read_piece_by_piece_is_what_is_read_at_once(tmp_path: Path) -> 
             for one in read_samples(made).table.to_pylist()
         )
         assert seen == whole
-        assert tail.read() == []
+        assert list(tail.read()) == []
         assert tail.absent == {("gpu", "power"): "no driver"}
         assert (tail.period_s("e", "x"), tail.period_s("e", "unknown")) == (1.0, 1.0)
         assert tail.period_s("gpu", "power") == 0.1
@@ -78,24 +79,60 @@ def test_what_is_read_piece_by_piece_is_what_is_read_at_once(tmp_path: Path) -> 
 
 
 def test_what_is_no_segment_is_passed_over(tmp_path: Path) -> None:
-    assert Tail(tmp_path / "not there").read() == []
+    assert list(Tail(tmp_path / "not there").read()) == []
     (tmp_path / "guest-0000.arrows").write_bytes(os.urandom(999))
     (tmp_path / "gpu-0000.arrows").write_bytes(b"")
     tail = Tail(tmp_path)
-    assert tail.read() == tail.read() == []
+    assert list(tail.read()) == list(tail.read()) == []
 
 
-def test_of_what_is_long_over_only_the_reasons_are_read(tmp_path: Path) -> None:
+def test_of_what_is_long_over_only_reasons_and_stages_are_told(tmp_path: Path) -> None:
+    """A stage that ended hours ago has counted what it has counted."""
     for number, age_s in enumerate((2000, 0)):
         absent = Series(entity="gpu", metric=metric(f"m{number}"), reason="why")
         writer = SegmentWriter(tmp_path, "guest", [absent], host="h", period_s=0.1)
-        writer.write([Sample(number, Series(entity="e", metric=metric("m")), 1.0)])
+        writer.write([
+            Sample(number, Series(entity=entity, metric=metric("m")), 1.0)
+            for entity in ("machine", f"stage:s{number}", "disk:sda")
+        ])  # fmt: skip
         writer.close()
         path = tmp_path / f"guest-{number:04d}.arrows"
         os.utime(path, (path.stat().st_atime - age_s, path.stat().st_mtime - age_s))
     tail = Tail(tmp_path)
-    assert list(rows(tail.read())) == [("e", "m", 1, 1.0)]
+    newest = ("machine", "stage:s1", "disk:sda")
+    assert rows(tail.read()) == rows_of([("stage:s0", 0), *((entity, 1) for entity in newest)])
     assert set(tail.absent) == {("gpu", "m0"), ("gpu", "m1")}
+
+
+def rows_of(found: Iterable[tuple[str, int]]) -> Counter[tuple[str, str, int, float]]:
+    return Counter((entity, "m", ts_ns, 1.0) for entity, ts_ns in found)
+
+
+def test_a_segment_that_is_over_is_not_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    real_open = Path.open
+
+    def noted(path: Path, *arguments: Any, **more: Any) -> Any:
+        opened.append(path.name)
+        return real_open(path, *arguments, **more)
+
+    tail = Tail(tmp_path)
+    writers = []
+    for number in range(3):
+        writer = SegmentWriter(tmp_path, "guest", [], host="h", period_s=0.1)
+        writer.write([Sample(number, Series(entity="e", metric=metric("m")), 1.0)])
+        writers.append(writer)
+    for writer in writers[:2]:
+        writer.close()
+    assert len(list(tail.read())) == 3
+    monkeypatch.setattr(Path, "open", noted)
+    assert list(tail.read()) == []
+    assert opened == []
+    writers[2].write([Sample(9, Series(entity="e", metric=metric("m")), 2.0)])
+    assert rows(tail.read()) == Counter({("e", "m", 9, 2.0): 1})
+    assert opened == ["guest-0002.arrows"]
 
 
 class Script:
