@@ -6,7 +6,8 @@ cell is named by its ``data-label``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,7 @@ def overview(
     rows = [_rows(view, extent, columns) for view in stages]
     foot = _foot(stages, columns)
     whole = table(head, rows, caption="Stages of this run", class_="overview", foot=foot)
-    inside = sum(view.seconds or 0.0 for view in stages)
+    inside = _together_s(stages)
     outside = (
         tag("p", f"The run took {seconds(run_seconds)}; {seconds(run_seconds - inside)} of it lie "
             "outside of the stages.", class_="note")
@@ -104,6 +105,28 @@ def _rows(view: StageView, extent: tuple[int, int], columns: Sequence[Column]) -
         return row
     said = tag("td", why, colspan=len(columns) + 2, title=why)
     return join([row, tag("tr", said, class_="why")])
+
+
+def _together_s(stages: Sequence[StageView]) -> float:
+    """The time in which any stage went on; one that lies within another counts once."""
+    together_ns, until_ns = 0, 0
+    for low, high in sorted(_times(stages)):
+        together_ns += max(0, high - max(low, until_ns))
+        until_ns = max(until_ns, high)
+    return together_ns / 1e9
+
+
+def _overlap(stages: Sequence[StageView]) -> bool:
+    times = sorted(_times(stages))
+    return any(low < high for (_, high), (low, _) in itertools.pairwise(times))
+
+
+def _times(stages: Sequence[StageView]) -> Iterator[tuple[int, int]]:
+    """Start and end (ns) of the stages that have both."""
+    for view in stages:
+        start, end = view.record.get("start_ns"), view.record.get("end_ns")
+        if start is not None and end is not None:
+            yield start, end
 
 
 def _cell(title: str, facts: Sequence[Fact], num: bool = True) -> Html:
@@ -244,10 +267,11 @@ _VERDICT = Column(title="Verdict", below="what held it back", of=_verdict,
                   meaning="what the stage waited for, by the rule named at the stage")  # fmt: skip
 _COVERAGE = Column(title="Coverage", below="of the stage", of=_coverage,
                    meaning="share of the stage that samples cover")  # fmt: skip
+_TIME = Column(title="Time", below="wall clock", meaning="end − start of the stage's process",
+               of=_time, sums=lambda stages: (
+                   _fact(_sum_of(lambda view: view.seconds, stages), "s", _SUM),))  # fmt: skip
 _COLUMNS = (
-    Column(title="Time", below="wall clock", meaning="end − start of the stage's process",
-           of=_time, sums=lambda stages: (
-               _fact(_sum_of(lambda view: view.seconds, stages), "s", _SUM),)),
+    _TIME,
     Column(title="CPU", below="cores used", meaning="mean, and the CPU time below", of=_cpu,
            sums=lambda stages: (_fact(_sum_of(_cpu_s, stages), "core·s", _SUM),)),
     Column(title="Memory", below="peak RSS", meaning="of the stage's process tree", of=_memory),
@@ -291,5 +315,14 @@ def _energy(joules: float | None, why: str) -> Fact:
 
 
 def _foot(stages: Sequence[StageView], columns: Sequence[Column]) -> Html:
-    cells = [_cell(one.title, one.sums(stages)) for one in columns]
-    return tag("tr", tag("th", "Sum of the measured", scope="row", colspan="2"), cells)
+    if _overlap(stages):
+        told = Fact(text=NOTHING, title="some stages ran at the same time: adding them up would "
+                    "count twice", gone=True)  # fmt: skip
+        took = _fact(_together_s(stages), "s", "time in which any of the stages went on")
+        facts = [(took,) if one is _TIME else (told,) if one.sums(stages) else ()
+                 for one in columns]  # fmt: skip
+        label = "All measured together"
+    else:
+        facts, label = [tuple(one.sums(stages)) for one in columns], "Sum of the measured"
+    cells = [_cell(one.title, fact) for one, fact in zip(columns, facts, strict=True)]
+    return tag("tr", tag("th", label, scope="row", colspan="2"), cells)

@@ -14,8 +14,7 @@ import pytest
 
 from telemetry.report import render
 from telemetry.report_accounts import growth
-from telemetry.report_html import exactly, human, percent, seconds, short, tag
-from telemetry.report_overview import _moved
+from telemetry.report_html import human, percent, seconds, short, tag
 from telemetry.report_series import MAX_POINTS
 from telemetry.report_view import StageView
 from telemetry.runfolder import killed
@@ -108,17 +107,6 @@ def test_tables_name_every_stage_and_what_was_absent() -> None:
     assert "? too small to tell" in elements.text
     assert "0.8741" in elements.text  # the model's metrics, out of the stage's summary
     assert "× 3.32" in elements.text  # features are 312 MB of 94 MB raw data
-
-
-def test_overview_numbers_are_those_of_the_profile() -> None:
-    run, profile, samples = MadeRun(gpus=2).build()
-    text = Elements(render(run, profile, samples))
-    row = {(one["entity"], one["metric"]): one for one in profile["stages"][3]["metrics"]}
-    cpu_s = row["stage", "cpu_user_seconds"]["total"] + row["stage", "cpu_system_seconds"]["total"]
-    energy_j = sum(row[f"gpu:{number}", "energy_j"]["total"] for number in range(2))
-    titles = [attrs.get("title") or "" for _, attrs in text.found]
-    assert any(title.startswith(f"{exactly(cpu_s)} core·s") for title in titles)
-    assert any(title.startswith(f"{exactly(energy_j)} J") for title in titles)
 
 
 def test_every_metric_of_a_stage_is_in_its_table_or_among_the_absent() -> None:
@@ -432,17 +420,6 @@ def test_shares_are_not_rounded_to_all_or_nothing() -> None:
 def test_elements_escape_text_and_attributes() -> None:
     made = tag("p", "a < b & c", tag("i", '"q"'), None, ["<", tag("br")], title='"><x')
     assert made == '<p title="&quot;&gt;&lt;x">a &lt; b &amp; c<i>&quot;q&quot;</i>&lt;<br></p>'
-
-
-def test_bytes_that_a_bridge_passes_on_are_counted_once() -> None:
-    """The machine's sum is of interfaces with hardware; without it all but lo are added."""
-
-    def view(*entities: str) -> StageView:
-        rows = [{"entity": one, "metric": "net_rx_bytes", "total": 1e9} for one in entities]
-        return StageView(place=1, record={"name": "fit"}, rows=rows)
-
-    assert _moved(view("net:eth0", "net:docker0", "net:veth1", "machine"), "net_rx_bytes") == 1e9
-    assert _moved(view("net:eth0", "net:eth1", "net:lo"), "net_rx_bytes") == 2e9
 
 
 @pytest.mark.parametrize(("first", "told"), [(100.0, "× 3"), (None, None)])
