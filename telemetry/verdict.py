@@ -139,12 +139,20 @@ def _unknown(missing: Iterable[str]) -> Verdict:
 
 
 def _mixed(figures: Figures) -> Verdict:
+    read, write = figures.storage()
+    little = read is not None and write is not None and (
+        read.value + write.value < limit("storage_bytes_per_s")
+    )  # fmt: skip
+    hidden = ""
+    if little and figures.disk_waits >= limit("most_of_the_time"):
+        hidden = "; no storage moved for it meanwhile: FUSE, a network file system or a driver " \
+            "keeps a process waiting in the same way"  # fmt: skip
     return {
         "verdict": "unknown",
         "rule": "mixed",
         "sentence": "nothing took most of its time: "
         f"{figures.cores:.2f} CPUs in use, {figures.disk_waits:.2f} processes waiting for a disk, "
-        f"asleep for {percent(figures.asleep)}",
+        f"asleep for {percent(figures.asleep)}{hidden}",
         "evidence": _evidence(figures.base()),
     }
 

@@ -70,8 +70,9 @@ def steal(figures: Figures) -> Finding | None:
     )
 
 
-_FLAGS = ("vm_cpu_ready_percent", "vm_cpu_costop_percent", "vm_cpu_latency_percent",
-          "vm_mem_swap_in_bytes_per_s", "vm_mem_latency_percent")  # fmt: skip
+_FLAGS = ("vm_cpu_ready_percent", "vm_cpu_costop_percent", "vm_mem_swap_in_bytes_per_s",
+          "vm_mem_latency_percent")  # fmt: skip
+"""Not CPU latency: a VM's own threads on the two halves of a core, and power saving, make it."""
 
 
 def hypervisor(figures: Figures) -> Finding | None:
@@ -117,7 +118,8 @@ def _waiting_cpus(figures: Figures) -> Iterator[Finding]:
     for one in over_hosts(figures, "vm_cpu_ready_cores").values():
         if not one.is_enough:
             continue
-        share = _of_wanted(one.mean, busy.value, count.value)
+        lost = max(0.0, one.mean - limit("ready_of_idle") / 100 * count.value)
+        share = _of_wanted(lost, busy.value, count.value)
         if share >= limit("steal"):
             says = "virtual CPUs that were ready to run while no physical CPU was free"
             yield Finding(

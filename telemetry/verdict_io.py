@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from telemetry.profile import WHOLE
 from telemetry.verdict_figures import Figures
 from telemetry.verdict_thresholds import limit
 from telemetry.verdict_vm import over_hosts, why_unseen
@@ -17,6 +18,10 @@ from telemetry.verdict_vm import over_hosts, why_unseen
 FROM_CACHE, FROM_STORAGE = 0.2, 0.8
 """StageScope's own choice: up to a fifth from storage is the cache's, from four fifths storage's;
 read-ahead and pages that were still there blur both ends."""
+_NOT_STORAGE = (
+    "from the page cache, from other programs through pipes, or from a file system that tells the "
+    "kernel of no storage (FUSE, 9p)"
+)
 _MB = 1e6
 
 Account = dict[str, Any]
@@ -50,8 +55,8 @@ def _source(asked: float | None, got: float | None, figures: Figures) -> tuple[s
     if share >= FROM_STORAGE:
         return "storage", f"{told}: from storage"
     if share <= FROM_CACHE:
-        return "cache", f"{told}: from the page cache, or from other programs through pipes"
-    return "both", f"{told}: {100 * share:.0f} % from storage, the rest from the page cache"
+        return "cache", f"{told}: {_NOT_STORAGE}"
+    return "both", f"{told}: {100 * share:.0f} % from storage, the rest {_NOT_STORAGE}"
 
 
 def _of_stage(figures: Figures, name: str, read: str, write: str) -> Account:
@@ -84,7 +89,7 @@ def _virtual_disks(figures: Figures, metrics: tuple[str, str]) -> Account:
 
 def _of_virtual_disks(figures: Figures, metric: str) -> list[Moved]:
     return [
-        one.total if one.is_enough and one.total is not None else one.why_not()
+        one.total if one.coverage >= WHOLE and one.total is not None else one.why_not()
         for one in over_hosts(figures, metric).values()
     ] or [why_unseen(figures, metric) or "no vCenter was asked"]
 

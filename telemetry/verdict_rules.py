@@ -282,9 +282,9 @@ RULES = (
          asks="steal of the CPUs that were wanted on the machine, while it wanted a CPU most of "
          "the time", holds=contention.steal),
     Rule(id="hypervisor", verdict="contention",
-         asks="vCenter's ready, co-stop, latency, swap-in or memory latency in the mean above "
-         "their own thresholds (docs/profile.md), or its ready time steal of the CPUs that were "
-         "wanted, while it wanted a CPU most of the time", holds=contention.hypervisor),
+         asks="vCenter's ready, co-stop, swap-in or memory latency in the mean above their own "
+         "thresholds (docs/profile.md), or its ready time less ready_of_idle steal of the CPUs "
+         "that were wanted, while it wanted a CPU most of the time", holds=contention.hypervisor),
     Rule(id="neighbour", verdict="contention",
          asks="cpus_full, cpus_of_others and cpu_pressure of the machine, while it wanted a CPU "
          "most of the time and, being one thread, got less than cpu_got",

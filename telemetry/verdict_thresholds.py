@@ -80,6 +80,13 @@ THRESHOLDS = _table(
         source="rule of thumb among administrators (Scout): 10 %",
     ),
     Threshold(
+        name="ready_of_idle",
+        value=0.3,
+        unit="%",
+        of="ready time of each virtual CPU, which is left out: it has it while idle, too",
+        source=f"{OWN}: an idle VM's timers wake its CPUs, and each waits a moment",
+    ),
+    Threshold(
         name="cpu_pressure",
         value=0.25,
         unit="share",

@@ -361,6 +361,18 @@ def test_another_stages_rows_change_nothing(means: Means) -> None:
     assert verdicts(Profile(rows=rows + others), a_run()) == verdicts(Profile(rows=rows), a_run())
 
 
+def test_who_waits_for_what_is_no_block_device_is_told_so() -> None:
+    """FUSE: a process waits as for a disk, and the kernel counts no bytes of storage."""
+    found = judged(QUIET | {CPU: 0.05, READY: 0.05, DISK: 0.9})
+    assert (found["verdict"], found["rule"]) == ("unknown", "mixed")
+    assert "0.90 processes waiting for a disk" in found["sentence"]
+    assert found["sentence"].endswith(
+        "no storage moved for it meanwhile: FUSE, a network file system or a driver keeps a "
+        "process waiting in the same way"
+    )
+    assert "FUSE" not in judged(QUIET | {CPU: 0.3, READY: 0.35, DISK: 0.3, READ: 1e6})["sentence"]
+
+
 def test_the_documentation_has_the_tables_of_the_code() -> None:
     page = (DOCS / "verdicts.md").read_text()
     assert "\n".join(table()) in page
