@@ -325,6 +325,10 @@ _SUMMARY = (
     _Summary("guest/{}_tx_bytes", _NET, "net_tx_bytes", "total"),
 )
 """In order of importance: of a machine with very many devices the last figures are left out."""
+WHOLE = 0.95
+"""A total of less of the stage is not told as the stage's."""
+_OF_STAGE = ("stage", "app", DATA)
+"""These are watched from their beginning to their end, whatever share of a short one that is."""
 MOST_GPUS = 2
 """Of more cards than that each figure is one for all of them: a mean or a sum."""
 
@@ -336,22 +340,37 @@ def summary(profile: Profile, stage: str, limit: int = SUMMARY_LIMIT) -> dict[st
 
 
 def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
-    """Where two entities would give one name (a VM that moved), each has its own added."""
+    """Where two entities would give one name (a VM that moved), each has its own added.
+
+    What is of all cards together is left out where one of them has no figure.
+    """
     for one in _SUMMARY:
         found = [
             (row, match, value)
             for row in rows
             if row.metric == one.metric
             and (match := re.fullmatch(one.entity, row.entity))
-            and row.reason is None
-            and (value := getattr(row, one.figure)) is not None
+            and (value := _told(row, one.figure)) is not None
         ]
-        cards = [value for row, _, value in found if "/" not in row.entity]
+        cards = [row for row in rows if row.metric == one.metric and _is_card(row.entity)]
         if one.entity == _GPU and len(cards) > MOST_GPUS:
-            together = sum(cards) / (len(cards) if one.name.endswith("_percent") else 1)
-            yield clean(one.name.format("all")), together
+            told = [value for row, _, value in found if _is_card(row.entity)]
+            if len(told) == len(cards):
+                together = sum(told) / (len(told) if one.name.endswith("_percent") else 1)
+                yield clean(one.name.format("all")), together
             found = [each for each in found if "/" in each[0].entity]
         names = [one.name.format(*match.groups()) for _, match, _ in found]
         for (row, _, value), name in zip(found, names, strict=True):
             whose = row.entity.partition(":")[2].partition("/")[0]
             yield clean(name if names.count(name) == 1 else f"{name} {whose}"), value
+
+
+def _told(row: Row, figure: Figure) -> float | None:
+    """A figure of the row that stands for the whole stage; None without one."""
+    value: float | None = getattr(row, figure)
+    in_part = figure == "total" and row.coverage < WHOLE and row.entity not in _OF_STAGE
+    return None if row.reason is not None or in_part else value
+
+
+def _is_card(entity: str) -> bool:
+    return re.fullmatch(r"gpu:\d+", entity) is not None

@@ -288,11 +288,17 @@ def gpu_column(absent: str) -> Column:
     def of(view: StageView) -> Sequence[Fact]:
         why = view.reason("gpu.*") or absent
         busy = [row for row in view.find("gpu:.+", "gpu_util_percent") if row["mean"] is not None]
-        return (_busy(busy, why), _energy(view.total("gpu:.+", "energy_j"), why))
+        return (_busy(busy, why), _energy(view.find(r"gpu:\d+", "energy_j"), why))
 
     def sums(stages: Sequence[StageView]) -> Sequence[Fact]:
-        joules = _sum_of(lambda view: view.total("gpu:.+", "energy_j"), stages)
-        return () if joules is None else (_fact(joules, "J", _SUM),)
+        rows = [row for view in stages for row in view.find(r"gpu:\d+", "energy_j")]
+        joules = [row.get("total") for row in rows]
+        known = [one for one in joules if one is not None]
+        if not known:
+            return ()
+        if len(known) < len(joules):
+            return (Fact(text=NOTHING, title="not known of every GPU in every stage", gone=True),)
+        return (_fact(sum(known), "J", _SUM),)
 
     return Column(title="GPU", below="busy, energy", of=of, sums=sums,
                   meaning="time with a kernel resident, mean; energy by the GPU's own "
@@ -308,10 +314,20 @@ def _busy(rows: Sequence[Row], why: str) -> Fact:
     return Fact(text=f"{short(mean)} %{several}", title=title)
 
 
-def _energy(joules: float | None, why: str) -> Fact:
-    if joules is None:
+def _energy(rows: Sequence[Row], why: str) -> Fact:
+    known = [row["total"] for row in rows if row.get("total") is not None]
+    if not known:
         return Fact(text="energy not measured", title=why, gone=True)
-    return _fact(joules, "J", "all GPUs together")
+    if len(known) < len(rows):
+        some = f"{len(known)} of {len(rows)} GPUs: the others' was not measured"
+        return _fact(sum(known), "J", some, f" ({len(known)} of {len(rows)})")
+    return _fact(sum(known), "J", "all GPUs together" if len(known) > 1 else "of the GPU")
+
+
+def _no_sum(one: Column, stages: Sequence[StageView], took: Fact, told: Fact) -> Sequence[Fact]:
+    if one is _TIME:
+        return (took,)
+    return (told,) if one.sums(stages) else ()
 
 
 def _foot(stages: Sequence[StageView], columns: Sequence[Column]) -> Html:
@@ -319,10 +335,9 @@ def _foot(stages: Sequence[StageView], columns: Sequence[Column]) -> Html:
         told = Fact(text=NOTHING, title="some stages ran at the same time: adding them up would "
                     "count twice", gone=True)  # fmt: skip
         took = _fact(_together_s(stages), "s", "time in which any of the stages went on")
-        facts = [(took,) if one is _TIME else (told,) if one.sums(stages) else ()
-                 for one in columns]  # fmt: skip
+        facts = [_no_sum(one, stages, took, told) for one in columns]
         label = "All measured together"
     else:
-        facts, label = [tuple(one.sums(stages)) for one in columns], "Sum of the measured"
+        facts, label = [one.sums(stages) for one in columns], "Sum of the measured"
     cells = [_cell(one.title, fact) for one, fact in zip(columns, facts, strict=True)]
     return tag("tr", tag("th", label, scope="row", colspan="2"), cells)

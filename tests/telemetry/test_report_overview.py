@@ -59,6 +59,19 @@ def test_overview_numbers_are_those_of_the_profile() -> None:
     assert any(title.startswith(f"{exactly(energy_j)} J") for title in titles)
 
 
+def test_energy_of_some_gpus_is_not_that_of_all() -> None:
+    run, profile, samples = MadeRun(seconds=60, gpus=2).build()
+    rows = profile["stages"][3]["metrics"]
+    lost = next(r for r in rows if (r["entity"], r["metric"]) == ("gpu:1", "energy_j"))
+    left = next(r for r in rows if (r["entity"], r["metric"]) == ("gpu:0", "energy_j"))["total"]
+    lost |= {"total": None, "mean": None, "reason": "the GPU was lost"}
+    page = render(run, profile, samples)
+    assert f'title="{exactly(left)} J; 1 of 2 GPUs: the others&#x27; was not measured"' in page
+    assert "(1 of 2)" in Elements(page).text
+    foot = page.split("<tfoot>")[1].split("</tfoot>")[0]
+    assert "not known of every GPU in every stage" in foot
+
+
 def test_bytes_that_a_bridge_passes_on_are_counted_once() -> None:
     """The machine's sum is of interfaces with hardware; without it all but lo are added."""
 
