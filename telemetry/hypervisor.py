@@ -226,13 +226,36 @@ def _clocks(
 
 @dataclass(frozen=True)
 class _Readings:
+    """A clock's offsets in time order, and how well each is known (s; NaN: nothing says it)."""
+
     at_ns: Ints
     offset_s: Floats
-    bound_s: float | None
+    bounds_s: Floats
+
+    @property
+    def bound_s(self) -> float | None:
+        """The widest of the bounds."""
+        known = self.bounds_s[np.isfinite(self.bounds_s)]
+        return float(known.max()) if len(known) else None
+
+    def within(self, limit_s: float) -> _Readings:
+        """Those that are known well enough; all of them where none is. One slow answer of a busy
+        vCenter says nothing against the others."""
+        good = ~(self.bounds_s > limit_s)
+        if not good.any():
+            return self
+        return _Readings(self.at_ns[good], self.offset_s[good], self.bounds_s[good])
+
+    @property
+    def jump_s(self) -> float:
+        """The largest change between two readings that their bounds do not explain."""
+        bounds = np.nan_to_num(self.bounds_s)
+        changes = np.abs(np.diff(self.offset_s)) - bounds[1:] - bounds[:-1]
+        return float(changes.max(initial=0.0))
 
 
 def _readings(index: SeriesIndex, entity: str) -> _Readings | None:
-    """A clock's offsets in time order and the widest of their bounds; None without any."""
+    """None where the clock was not read."""
     if (entity, OFFSET) not in index:
         return None
     points = index.points(entity, OFFSET)
@@ -240,11 +263,12 @@ def _readings(index: SeriesIndex, entity: str) -> _Readings | None:
     if not kept.any():
         return None
     at_ns, first = np.unique(points.ts_ns[kept], return_index=True)
-    bound = None
+    bounds = np.full(len(at_ns), np.nan)
     if (entity, BOUND) in index:
-        bounds = index.points(entity, BOUND).values
-        bound = float(np.nanmax(bounds)) if np.isfinite(bounds).any() else None
-    return _Readings(at_ns, points.values[kept][first], bound)
+        known = index.points(entity, BOUND)
+        by_time = dict(zip(known.ts_ns.tolist(), known.values.tolist(), strict=True))
+        bounds = np.array([by_time.get(at, np.nan) for at in at_ns.tolist()])
+    return _Readings(at_ns, points.values[kept][first], bounds)
 
 
 def _skew(index: SeriesIndex, samples: SampleSet, entity: str) -> Skew | None:
@@ -267,6 +291,7 @@ def _judged(host: str, own: _Readings | None, skew: Skew | None, limit_s: float)
     )
     if own is None:
         return _by_the_load(clock, limit_s)
+    own = own.within(limit_s)
     clock = replace(
         clock,
         at_ns=own.at_ns,
@@ -274,15 +299,17 @@ def _judged(host: str, own: _Readings | None, skew: Skew | None, limit_s: float)
         bound_s=own.bound_s,
         witness=f"esxi:{host}",
     )
-    jump = float(np.abs(np.diff(own.offset_s)).max(initial=0.0))
     middle = float(np.median(own.offset_s))
     whose = f"the clock of {host}"
     if own.bound_s is None:
         why = f"nothing says how well {whose} is known"
     elif own.bound_s > limit_s:
         why = f"{whose} is known to {own.bound_s:.3g} s only; the limit is {limit_s:g} s"
-    elif jump > limit_s:
-        why = f"{whose} was set during the run: its offset changed by {jump:.3g} s between readings"
+    elif own.jump_s > limit_s:
+        why = (
+            f"{whose} was set during the run: its offset changed by {own.jump_s:.3g} s between two "
+            f"readings, beyond what their bounds leave open"
+        )
     elif skew is not None and skew.best_s is not None and skew.speaks_against(middle, limit_s):
         why = (
             f"{whose} is {middle:+.2f} s from the guest's, but by the load that guest and VM both "

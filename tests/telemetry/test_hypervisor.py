@@ -222,6 +222,31 @@ def test_a_clock_that_is_not_to_be_believed_is_refused_with_a_sentence(
     assert profile.find("s2", "machine", "cpu_busy_seconds") is not None
 
 
+def with_bounds(offsets_s: Sequence[float], bounds_s: Sequence[float]) -> Any:
+    found = readings(*offsets_s)
+    key = next(key for key in found if key[1] is BOUND)
+    found[key] = [(ns, None, one) for (ns, _, _), one in zip(found[key], bounds_s, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("offsets_s", "bounds_s", "refused"),
+    [
+        ([0.0, 5.0, 0.0, 0.0], [0.01, 9.0, 0.01, 0.01], None),  # vCenter was slow once
+        ([0.0, 1.3, -1.2, 0.0], [0.01, 1.5, 1.5, 0.01], None),  # no clock need have moved
+        ([0.0, 0.0, 4.0, 4.0], [0.01, 0.01, 0.5, 0.01], "its offset changed by 3.49 s"),
+        ([0.0, 0.0], [9.0, 3.0], "is known to 9 s only"),
+    ],
+)
+def test_a_reading_counts_as_far_as_it_is_known(
+    load: Load, offsets_s: list[float], bounds_s: list[float], refused: str | None
+) -> None:
+    _, told = align(seen(load, with_bounds(offsets_s, bounds_s)), RUN)
+    why = known(told)["refused"]
+    assert (refused is None) == (why is None)
+    assert refused is None or refused in why
+
+
 def test_without_any_clock_and_an_even_load_it_is_refused(load: Load) -> None:
     even = Load(cores=np.full(len(load.cores), 2.0), lead_s=load.lead_s, spans=load.spans)
     _, told = align(seen(even), RUN)
