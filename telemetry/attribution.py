@@ -16,7 +16,7 @@ overlap, and a stretch belongs to a span by the share of it that lies in there:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,8 @@ Bools = npt.NDArray[np.bool_]
 GAP_PERIODS = 2.5
 """Two samples further apart than this many periods have a gap between them."""
 _NS = 1_000_000_000
+_MOVES_S = {"energy_j": 1.0}
+"""Ten of the steps of about 100 ms in which a GPU's energy counter moves."""
 _OWN = ("stage", "app")
 """``stage:X`` and ``app:X`` belong to stage X alone and are called ``stage`` and ``app`` there;
 ``stage:*`` says something of every stage's processes."""
@@ -45,7 +47,8 @@ class Stretches:
     """A series as stretches (start, end] of time, ascending and apart; arrays of length n.
 
     ``level`` is in the metric's unit, for a counter in unit/s; ``amount`` is what a counter grew
-    by. In a ``gap`` the recorder was away. Stretches below ``short_ns`` have no rate of their own.
+    by. In a ``gap`` the recorder was away. Stretches below ``short_ns`` have no rate of their own,
+    and rates of what moves in steps are taken over ``moves_ns``.
     Of ``windows`` only the mean is known, and nothing of what happened within one.
     """
 
@@ -55,6 +58,7 @@ class Stretches:
     amount: Floats | None
     gap: Bools
     short_ns: float = 0.0
+    moves_ns: float = 0.0
     windows: bool = False
 
 
@@ -141,7 +145,8 @@ def stretches_of(points: Points, metric: Metric, period_s: float) -> Stretches:
     distances = np.diff(ts)
     away = distances > GAP_PERIODS * period_ns
     if metric.kind == "counter":
-        return _differences(ts, values, away, SHORT_PERIODS * period_ns)
+        cut = _differences(ts, values, away, SHORT_PERIODS * period_ns)
+        return replace(cut, moves_ns=_MOVES_S.get(metric.name, 0.0) * _NS)
     back = np.where(away, period_ns, distances)
     back = np.append(period_ns, back)[: len(ts)]
     return Stretches(ts - back, ts, values, None, np.zeros(len(ts), bool))
@@ -190,6 +195,8 @@ def share(stretches: Stretches, start_ns: int, end_ns: int) -> Share | None:
         total = float(amounts.sum())
         mean = total / (known / _NS)
         levels, weights = _rates(levels, amounts, inside, length < stretches.short_ns)
+        if stretches.moves_ns:
+            levels, weights = _over_at_least(stretches.moves_ns, levels, weights)
     return Share(
         total=total,
         mean=mean,
@@ -213,6 +220,21 @@ def _rates(levels: Floats, amounts: Floats, inside: Ints, short: Bools) -> tuple
     firsts = np.append(0, firsts[1:]) if len(firsts) else np.zeros(1, np.intp)
     weights = np.add.reduceat(inside, firsts)
     return np.add.reduceat(amounts, firsts) / (weights / _NS), weights
+
+
+def _over_at_least(least_ns: float, levels: Floats, weights_ns: Ints) -> tuple[Floats, Ints]:
+    """Rates over so long at least, for a counter that moves in steps; the last one may be longer.
+
+    Read as often as it moves, such a counter has made no step or two now and then, and its rates
+    are nothing or twice what it grows by.
+    """
+    ends = np.cumsum(weights_ns)
+    many = max(1, int(ends[-1] // least_ns))
+    group = np.minimum(((ends - weights_ns) // least_ns).astype(np.int64), many - 1)
+    firsts = np.append(0, np.flatnonzero(np.diff(group)) + 1)
+    weights = np.add.reduceat(weights_ns, firsts)
+    amounts = np.add.reduceat(levels * (weights_ns / _NS), firsts)
+    return _rates(amounts / (weights / _NS), amounts, weights, weights < least_ns / 2)
 
 
 def _row(span: Span, entity: str, metric: Metric, points: Points, stretches: Stretches) -> Row:

@@ -60,8 +60,19 @@ class Comparison:
         return {entity.partition("/")[0] for entity in entities if "/mig:" in entity}
 
     @property
+    def unused_cards(self) -> set[str]:
+        """GPUs of which, as the driver tells, no run of either side held memory: others' alone."""
+        held: dict[str, float] = {}
+        for stage in (*self.a.stages, *self.b.stages):
+            for one in stage.metrics:
+                if (one.metric, one.figure) == ("gpu_run_mem_bytes", "max") and one.known:
+                    held[one.entity] = max(*one.known, held.get(one.entity, 0.0))
+        return {entity for entity, most in held.items() if most == 0.0}
+
+    @property
     def outcome(self) -> Outcome:
-        if any(row.decides and row.entity not in self.shared_cards for row in self.found):
+        evidence_only = self.shared_cards | self.unused_cards
+        if any(row.decides and row.entity not in evidence_only for row in self.found):
             return "differs"
         return "unsure" if self.open_points() else "same"
 
@@ -89,7 +100,8 @@ class Comparison:
                     f"say that it is within the {100 * self.tolerance:g} % asked for (a difference "
                     f"of {percent(row.smallest)} would have been found)"
                 )
-        points += _lost(self.only_figures["a"], self.shared_cards, self.b.absent)
+        evidence_only = self.shared_cards | self.unused_cards
+        points += _lost(self.only_figures["a"], evidence_only, self.b.absent)
         return points or ([] if self.times else ["no stage was measured on both sides"])
 
     def _is_little(self, stage: str) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +28,8 @@ class Handle:
     ``phase("data_wait")`` gives ``phase_data_wait_seconds``; ``count("read_bytes", n)`` gives
     ``app_read_bytes``. Counters begin at 0 when the handle is made. A phase that goes on counts as
     it goes; one that several threads are in counts for each of them. A full disk loses samples
-    (``rows_lost``), never the stage.
+    (``rows_lost``), never the stage. In a process that was forked from this one it counts nothing
+    and warns.
     """
 
     def __init__(self, folder: Path, stage: str, clock: Clock, flush_s: float = FLUSH_S) -> None:
@@ -42,11 +45,15 @@ class Handle:
         self._written: set[str] = set()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
         self.rows_lost = 0
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Account the time inside to ``phase_<name>_seconds``."""
+        if self._is_elsewhere():
+            yield
+            return
         metric = f"phase_{name}_seconds"
         with self._lock:
             self._know(metric, "s", f"time in the phase {name}")
@@ -62,14 +69,30 @@ class Handle:
 
     def count(self, metric: str, n: float = 1) -> None:
         """Add ``n`` to the counter ``app_<metric>``; its unit is B or s where the name ends so."""
+        if self._is_elsewhere():
+            return
         name = f"app_{metric}"
         unit = "B" if metric.endswith("_bytes") else "s" if metric.endswith("_seconds") else "1"
         with self._lock:
             self._know(name, unit, f"{metric} that the stage counted")
             self._totals[name] += n
 
+    def _is_elsewhere(self) -> bool:
+        """Whether this is a forked process: nobody writes here, and a lock may be held for ever."""
+        if os.getpid() == self._pid:
+            return False
+        warnings.warn(
+            f"stage {self._stage}: a worker process that was forked is not counted; count in the "
+            f"process that began the stage",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return True
+
     def close(self) -> None:
         """Write the last values. What comes later is not recorded."""
+        if os.getpid() != self._pid:
+            return
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

@@ -108,7 +108,7 @@ def _processes(books: Books, run: Mapping[str, Any]) -> Entry:
             None if otherwise is None else time_s - otherwise
         ),
     }
-    return _noted(entry(name, "s", parts, witnesses, floor=CPU_FLOOR_S), _UNSEEN)
+    return _shared(_noted(entry(name, "s", parts, witnesses, floor=CPU_FLOOR_S), _UNSEEN), books)
 
 
 def _whose(
@@ -116,12 +116,15 @@ def _whose(
 ) -> dict[str, float | None]:
     """Which processes took how much: the watched trees, none of them in another, and the rest.
 
-    A tree whose samples say nothing has None, and is in the rest.
+    A tree whose samples say nothing has None, and is in the rest. Where stages overlap, trees may
+    have processes in common, and the rest is not known.
     """
     own = (one for one in ("runner", "recorder") if one in books.entities(metrics[0]))
     watched = [*books.entities(metrics[0], "stage:"), *own]
     trees = {entity: books.grew(entity, metrics, *bounds) for entity in watched}
-    rest = None if all_together is None else all_together - (_known(trees.values()) or 0.0)
+    if all_together is None or _overlap(books.spans):
+        return {**trees, "other processes": None}
+    rest = all_together - (_known(trees.values()) or 0.0)
     return {**trees, "other processes": rest}
 
 
@@ -180,7 +183,7 @@ def _storage(books: Books) -> Iterator[Entry]:
         moved = all_of(books.grew(disk, [device], *bounds) for disk in disks)
         witnesses = {"sum over processes": seen, "block devices": moved}
         made = entry(name, "B", parts, witnesses, floor=DEVICE_IO_FLOOR_B, trap=trap)
-        yield _noted(made, _UNSEEN)
+        yield _shared(_noted(made, _UNSEEN), books)
 
 
 def _seconds(books: Books, run: Mapping[str, Any]) -> Entry:
@@ -261,6 +264,15 @@ def _noted(made: Entry, note: str) -> Entry:
         return made
     reasons = (made["reason"], f"{note}: {gone}")
     return {**made, "reason": "; ".join(one for one in reasons if one)}
+
+
+def _shared(made: Entry, books: Books) -> Entry:
+    """The account, with the reason for which the rest of the processes is not known."""
+    why = _overlap(books.spans)
+    if why is None:
+        return made
+    why = f"{why}, and what other processes did cannot be told"
+    return {**made, "reason": "; ".join(one for one in (made["reason"], why) if one)}
 
 
 def _energy(books: Books) -> Iterator[Entry]:

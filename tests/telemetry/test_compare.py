@@ -149,6 +149,25 @@ def test_what_others_do_on_a_card_in_mig_mode_decides_nothing(tmp_path: Path) ->
     assert compare(one("c", 200.0, 60.0), one("d", 200.0, 90.0)).outcome == "differs"
 
 
+@pytest.mark.parametrize(
+    ("held", "outcome"),
+    [((0.0, 0.0), "same"), ((0.0, 2.0**30), "differs"), (None, "differs")],
+    ids=["by nobody's run", "by one run", "the driver does not tell"],
+)
+def test_a_card_of_which_no_run_held_memory_decides_nothing(
+    tmp_path: Path, held: tuple[float, float] | None, outcome: str
+) -> None:
+    sides = []
+    for place, (name, watts) in enumerate((("a", 200.0), ("b", 400.0))):
+        rows = [of_gpu("power_instant_w", "W", watts)]
+        if held is not None:
+            rows.append(of_gpu("gpu_run_mem_bytes", "B", held[place]))
+        sides.append(side(tmp_path, name, rows=rows))
+    got = compare(*sides)
+    assert "power_instant_w" in {row.metric for row in got.found}
+    assert got.outcome == outcome
+
+
 def test_gpus_are_compared_by_their_place_in_the_run(tmp_path: Path) -> None:
     """A scheduler gives one run gpu:5, the other gpu:2, and of a MIG card another slot."""
 

@@ -89,6 +89,23 @@ def test_witnesses_that_agree_are_within_a_percent_on_a_long_stage() -> None:
     assert _mean(rows, "energy_difference_j") == pytest.approx(0, abs=60)
 
 
+@pytest.mark.parametrize("phase_s", [0.0005, 0.03, 0.0995])
+def test_a_counter_that_moves_as_often_as_it_is_read_has_no_power_of_nothing_or_twice(
+    phase_s: float,
+) -> None:
+    """Each reading is late by some ms: of two neighbours one may see no step and the other two."""
+    chance = np.random.default_rng(5)
+    late = phase_s + 0.1 * np.arange(300) + chance.uniform(0, 0.004, 300)
+    raw: list[Raw] = [
+        (EPOCH_NS + round(t * NS), None, 300.0 * math.floor(t / 0.1) * 0.1) for t in late
+    ]
+    samples = make_samples({("gpu:0", ENERGY): raw}, period_s=0.1)
+    (row,) = correlate(samples, [_span(3.0, 23.0)]).rows
+    assert row.mean == pytest.approx(300.0, rel=0.01)
+    for figure in (row.p50, row.p95, row.max):
+        assert figure == pytest.approx(300.0, rel=0.11)
+
+
 @pytest.mark.parametrize("factor", [0.9, 1.1])
 def test_a_witness_that_is_off_shows_by_how_much(factor: float) -> None:
     rows = _rows(_samples(_wave(), 34, factor=factor), [_span(3, 23)])

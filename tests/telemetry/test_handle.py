@@ -76,6 +76,38 @@ def test_threads_together(tmp_path: Path) -> None:
     assert SeriesIndex(read_samples(tmp_path)).points("app:train", "app_rows").values[-1] == 4000
 
 
+FORKS = """
+import os, sys, warnings
+from pathlib import Path
+from telemetry.clock import Clock, measure_offset_ns
+from telemetry.handle import Handle
+warnings.simplefilter("always")
+handle = Handle(Path(sys.argv[1]), "train", Clock(offset_ns=measure_offset_ns()), flush_s=60.0)
+handle.count("rows", 1)
+with handle._lock:  # another thread is just counting
+    child = os.fork()
+    if child == 0:
+        handle.count("rows", 100)
+        with handle.phase("busy"):
+            pass
+        handle.close()
+        os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+handle.close()
+"""
+
+
+def test_a_forked_worker_counts_nothing_says_so_and_never_hangs(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "stage train: a worker process that was forked is not counted" in done.stderr
+    index = SeriesIndex(read_samples(tmp_path))
+    assert index.names() == [("app:train", "app_rows")]
+    assert index.points("app:train", "app_rows").values[-1] == 1.0
+
+
 def test_a_handle_that_is_not_used_leaves_nothing(tmp_path: Path) -> None:
     with handle_in(tmp_path):
         pass

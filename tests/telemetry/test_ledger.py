@@ -218,6 +218,10 @@ def test_overlapping_stages_are_named() -> None:
     entries = {one["name"]: one for one in close_ledger(samples(), spans, run())}
     assert entries["time of the run"]["closes"] is False
     assert "stages a and b overlap" in entries["time of the run"]["reason"]
+    everybody = entries["CPU of all processes"]
+    assert everybody["parts"]["other processes"] is None  # trees may have processes in common
+    assert "what other processes did cannot be told" in everybody["reason"]
+    assert entries["bytes read from storage"]["parts"]["other processes"] is None
 
 
 def test_energy_has_a_counter_and_an_integral() -> None:
