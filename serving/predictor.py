@@ -163,8 +163,8 @@ class Predictor:
 
         Raises StoreUnavailableError.
         """
+        self._write_pending()  # what an outage left is no part of this batch's features
         taken_ns = time.monotonic_ns()
-        self._write_pending()
         self._counting.count("batches", 1)
         self._counting.count("rows", sum(len(job) for job in jobs))
         payments = [job for job in jobs if isinstance(job, Payments)]

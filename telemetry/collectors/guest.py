@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -206,7 +207,11 @@ class GuestCollector:
 
     def _settled(self) -> list[Sample]:
         """Give away what is settled; safe beside a thread that settles more."""
-        return [self._rows.popleft() for _ in range(len(self._rows))]
+        found: list[Sample] = []
+        with contextlib.suppress(IndexError):  # the other thread took the last one
+            while True:
+                found.append(self._rows.popleft())
+        return found
 
     def _read(self, sources: Sequence[Source]) -> _OfMachine:
         found = []

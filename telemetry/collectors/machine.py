@@ -299,8 +299,7 @@ def _open_interfaces(found: _Found, path: Path, sys: Path) -> None:
                  if any(row) or _is_up(name, sys)]  # fmt: skip
     except OSError:
         names = []
-    hardware = [name for name in names if (sys / "class/net" / name / "device").exists()]
-    added = hardware or [name for name in names if name != "lo"]
+    added = _counted_once(names, sys)
     every = _rows_of(parse_net_dev, names, 4)
     series = list(_each("net", names, metrics.NET))
     if not added:
@@ -321,6 +320,21 @@ def _open_interfaces(found: _Found, path: Path, sys: Path) -> None:
 
     series += [(MACHINE, metric) for metric in metrics.NET.values()]
     found.try_open(path, series, with_sum)
+
+
+def _counted_once(names: Sequence[str], sys: Path) -> list[str]:
+    """The interfaces whose bytes add up: with hardware, and of a virtual card and the real one
+    behind it the virtual one; without any (in a container) no bridge, nothing on one, no VLAN."""
+    known = {name: sys / "class/net" / name for name in names if name != "lo"}
+    masters = {name: (path / "master").resolve().name for name, path in known.items()
+               if (path / "master").exists()}  # fmt: skip
+    hardware = [name for name, path in known.items() if (path / "device").exists()]
+    own = [
+        name
+        for name, path in known.items()
+        if name not in masters and not (path / "bridge").exists() and not any(path.glob("lower_*"))
+    ]
+    return [one for one in hardware if masters.get(one) not in hardware] or own or list(known)
 
 
 def _is_up(name: str, sys: Path) -> bool:

@@ -18,7 +18,7 @@ from telemetry.clock import Clock, measure_offset_ns
 from telemetry.collectors import guest_metrics, procfs
 from telemetry.collectors.cgroups import cgroup_folders
 from telemetry.collectors.guest import GuestCollector
-from telemetry.collectors.machine import open_machine
+from telemetry.collectors.machine import _counted_once, open_machine
 from telemetry.samples import Samples
 
 STAT = b"""cpu  347990 949 31626 264867 1428 3 410 658 17 4
@@ -397,6 +397,41 @@ def test_interfaces_that_are_down_and_idle_are_left_out(tmp_path: Path) -> None:
     found, _ = machine_values(proc, made(tmp_path / "sys", flags))
     names = {entity for entity, _ in found if entity.startswith("net:")}
     assert names == {"net:lo", "net:eth0:1", "net:eth9"}
+
+
+@pytest.mark.parametrize(
+    ("there", "added"),
+    [
+        # A container that has others in it: its own end, a bridge, and the ends that are on it.
+        ({"docker0/bridge/x": b"", "veth1/master/x": b"", "wlan0.7/lower_wlan0/x": b""}, ["eth0"]),
+        # Bond and bridge over real cards.
+        ({"eth0/device/x": b"", "eth1/device/x": b"", "bond0/bonding/x": b""}, ["eth0", "eth1"]),
+        # Everything on one bridge: better twice than nothing.
+        ({"eth0/master/x": b"", "docker0/bridge/x": b""}, ["docker0", "eth0"]),
+    ],
+)
+def test_bytes_of_the_machine_are_of_interfaces_that_add_up(
+    tmp_path: Path, there: dict[str, bytes], added: list[str]
+) -> None:
+    names = sorted({name.partition("/")[0] for name in there} | {"eth0", "lo"})
+    lines = "".join(
+        f"  {name}: {10**place} 1 0 0 0 0 0 0 {2 * 10**place} 1 0 0 0 0 0 0\n"
+        for place, name in enumerate(names)
+    )
+    head = "Inter-|   Receive  |  Transmit\n face |bytes packets |bytes packets\n"
+    proc = made(tmp_path / "proc", {"net/dev": (head + lines).encode()})
+    sys_ = made(tmp_path / "sys", {f"class/net/{name}": data for name, data in there.items()})
+    found, _ = machine_values(proc, sys_)
+    expected = sum(10 ** names.index(name) for name in added)
+    assert found["machine", "net_rx_bytes"] == expected
+    assert found["machine", "net_tx_bytes"] == 2 * expected
+
+
+def test_a_virtual_card_and_the_real_one_behind_it_are_one(tmp_path: Path) -> None:
+    """Hyper-V: the function of the card passed through is a slave of the synthetic one."""
+    sys_ = made(tmp_path / "sys", {f"class/net/{name}/device/x": b"" for name in ("eth0", "vf0")})
+    (sys_ / "class/net/vf0/master").symlink_to(sys_ / "class/net/eth0")
+    assert _counted_once(["eth0", "lo", "vf0"], sys_) == ["eth0"]
 
 
 def test_every_metric_is_in_the_table_once() -> None:
