@@ -35,7 +35,8 @@ FOLDER = Path(".study-reproduce")
 OUT = FOLDER / "runs"
 COUNTED = FOLDER / "counted.json"
 EARLY, PROFILE = FOLDER / "early.profile.json", FOLDER / "here.profile.json"
-"""What throttled machines are held against, and the unchanged one: of runs before and after."""
+"""What throttled machines are held against (the first runs), and the unchanged one: of all runs,
+a third before the throttled trials and the rest between them."""
 SLOW_RUNS = 5
 """On a throttled machine; as many as the command makes by itself."""
 QUOTA_CORES = 0.7
@@ -117,27 +118,32 @@ def main() -> None:
     told.add_argument("--throttled", type=int, default=2)
     told.add_argument("--runs", type=int, default=4)
     told.add_argument("--slow-runs", type=int, default=SLOW_RUNS)
-    told.add_argument("--published", type=int, default=6)
+    told.add_argument("--published", type=int, default=9)
     told.add_argument("--anew", action="store_true")
     asked = told.parse_args()
     if asked.anew:
         shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(exist_ok=True)
-    first = asked.published // 2
+    first = asked.published // 3
     publish(EARLY, first)
     for cause in CAUSES[1:]:
         if cause.name in asked.causes and not throttle.why_not():
-            try_out(cause, EARLY, asked.throttled, asked.slow_runs)
+            try_out(cause, EARLY, asked.throttled, asked.slow_runs, most=asked.published)
     publish(PROFILE, asked.published)
     if CAUSES[0].name in asked.causes:
         try_out(CAUSES[0], PROFILE, asked.trials, asked.runs)
     print((DOCS / "study-reproduce.md").read_text())
 
 
-def try_out(cause: Cause, profile: Path, many: int, runs: int) -> None:
-    """Trials until there are so many; the page is written after each."""
+def try_out(cause: Cause, profile: Path, many: int, runs: int, *, most: int = 0) -> None:
+    """Trials until there are so many; the page is written after each.
+
+    After each, a run to publish is made, ``most`` in all: so that those are spread over the time
+    of the trials, as docs/compare.md asks of whoever publishes.
+    """
     while sum(one.cause == cause.name for one in trials()) < many:
         keep(trial(cause, profile, runs))
+        run_to_publish(most)
         write_atomically(DOCS / "study-reproduce.md", "\n".join(page()) + "\n")
 
 
@@ -145,16 +151,9 @@ def publish(profile: Path, runs: int) -> None:
     """The machine as it is, from the runs that there are and as many more as are missing."""
     if profile.exists():
         return
-    names = speeds()
-    if not names:
-        stagescope("run", str(RECIPE), "--fresh", "--out", str(OUT))  # warms up, and is not counted
-    while len(names) < runs:
-        with Speedometer() as speed:
-            stagescope("run", str(RECIPE), "--fresh", "--out", str(OUT))
-        names[list_runs(OUT)[-1].path.name] = speed.per_s
-        COUNTED.write_text(json.dumps(names))
-        print(f"to publish: {len(names)} of {runs}", flush=True)
-    folders = [str(OUT / name) for name in names]
+    while len(speeds()) < runs:
+        run_to_publish(runs)
+    folders = [str(OUT / name) for name in speeds()]
     stagescope(
         "profile",
         "publish",
@@ -164,6 +163,20 @@ def publish(profile: Path, runs: int) -> None:
         "--file",
         str(profile),
     )
+
+
+def run_to_publish(most: int) -> None:
+    """One run of the machine as it is, if there are not ``most`` yet."""
+    names = speeds()
+    if len(names) >= most:
+        return
+    if not names:
+        stagescope("run", str(RECIPE), "--fresh", "--out", str(OUT))  # warms up, and is not counted
+    with Speedometer() as speed:
+        stagescope("run", str(RECIPE), "--fresh", "--out", str(OUT))
+    names[list_runs(OUT)[-1].path.name] = speed.per_s
+    COUNTED.write_text(json.dumps(names))
+    print(f"to publish: {len(names)} of {most}", flush=True)
 
 
 def trial(cause: Cause, profile: Path, runs: int) -> Trial:
