@@ -83,7 +83,9 @@ DISK = _table(
     _counter("disk_write_wait_seconds", "s", "time that writes took, summed", _DISKSTATS),
     _counter("disk_busy_seconds", "s", "time with a request in flight", _DISKSTATS),
 )
-_NET_DEV = "/proc/net/dev; machine: the sum over interfaces with hardware, or else over those that pass no other's on"
+_NET_DEV = (
+    "/proc/net/dev; machine: the sum over cards, else over interfaces that are not within others"
+)
 NET = _table(
     _counter("net_rx_bytes", "B", "bytes received", _NET_DEV),
     _counter("net_rx_packets", "1", "packets received", _NET_DEV),
