@@ -56,7 +56,7 @@ RESOURCES = (
     Resource(
         name="waiting for a CPU",
         witnesses=r"machine (psi_cpu_some_seconds|cpu_steal_seconds)"
-        r"|vm:[^ ]+ vm_cpu_(ready|costop|latency)_percent",
+        r"|vm:[^ ]+ vm_cpu_(ready|maxlimited|costop|latency)_percent",
         environment=r"cpu_usable|cpu\.count|cgroup\.cpu_quota_cores"
         r"|placement\.vms\.\d+\.(vcpus|host_cores)",
     ),

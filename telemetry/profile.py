@@ -298,6 +298,7 @@ _SUMMARY = (
     _Summary("vcenter/cpu_used_seconds", _VM, "vm_cpu_used_cores", "total"),
     _Summary("vcenter/cpu_used_seconds_estimate", _VM, "vm_cpu_used_cores_estimate", "total"),
     _Summary("vcenter/cpu_ready_mean_percent", _VM, "vm_cpu_ready_percent", "mean"),
+    _Summary("vcenter/cpu_maxlimited_mean_percent", _VM, "vm_cpu_maxlimited_percent", "mean"),
     _Summary("vcenter/cpu_costop_mean_percent", _VM, "vm_cpu_costop_percent", "mean"),
     _Summary("vcenter/cpu_latency_mean_percent", _VM, "vm_cpu_latency_percent", "mean"),
     _Summary("vcenter/coverage", _VM, "vm_cpu_usage_percent", "coverage"),

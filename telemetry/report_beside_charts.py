@@ -56,7 +56,8 @@ CHARTS = (
            hypervisor=(("VM", "vm_cpu_usage_percent"), ("host", "host_cpu_usage_percent"))),
     Beside(key="vm-contention", title="CPU contention: share of the time in which vCPUs waited",
            unit="%",
-           hypervisor=(("ready", "vm_cpu_ready_percent"), ("co-stop", "vm_cpu_costop_percent"),
+           hypervisor=(("ready", "vm_cpu_ready_percent"), ("limited", "vm_cpu_maxlimited_percent"),
+                       ("co-stop", "vm_cpu_costop_percent"),
                        ("latency", "vm_cpu_latency_percent"),
                        ("readiness", "vm_cpu_readiness_percent"))),
     Beside(key="vm-memory", title="Memory", unit="B",
@@ -105,7 +106,7 @@ CHARTS = (
            guest=(("GPU {} by NVML", "gpu:.+", "gpu_temperature_c"),),
            hypervisor=(("host", "host_gpu_temperature_c"),)),
 )  # fmt: skip
-_SAME = ("vm_cpu_ready_cores", "vm_cpu_costop_cores")
+_SAME = ("vm_cpu_ready_cores", "vm_cpu_maxlimited_cores", "vm_cpu_costop_cores")
 """The percentages of the contention chart in another unit."""
 METRICS = frozenset((*_SAME, *(metric for chart in CHARTS for _, metric in chart.hypervisor)))
 HEADING = "Guest beside hypervisor"

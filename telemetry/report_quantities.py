@@ -64,6 +64,8 @@ QUANTITIES = (
         "vCPUs that had work and waited for a physical core; the guest's word for it is steal"),
     _vm("CPU", "Ready, per vCPU", "vm_cpu_ready_percent", None,
         "share of its time in which a vCPU had work and waited for a physical core"),
+    _vm("CPU", "Limited, per vCPU", "vm_cpu_maxlimited_percent", None,
+        "the part of ready time in which a CPU limit of the VM or its resource pool was used up"),
     _vm("CPU", "Co-stop, per vCPU", "vm_cpu_costop_percent", None,
         "share of its time in which a vCPU was held until its siblings had caught up"),
     _vm("CPU", "CPU latency", "vm_cpu_latency_percent", None,

@@ -70,9 +70,27 @@ def steal(figures: Figures) -> Finding | None:
     )
 
 
+_LIMITED, _LIMITED_PERCENT = "vm_cpu_maxlimited_cores", "vm_cpu_maxlimited_percent"
 _FLAGS = ("vm_cpu_ready_percent", "vm_cpu_costop_percent", "vm_mem_swap_in_bytes_per_s",
           "vm_mem_latency_percent")  # fmt: skip
 """Not CPU latency: a VM's own threads on the two halves of a core, and power saving, make it."""
+
+
+def vm_limit(figures: Figures) -> Finding | None:
+    """A CPU limit in vSphere, of the VM or its pool: ready time, but of no neighbour's making."""
+    busy, count = (figures.get("machine", name, "mean") for name in (CPU, "cpu_count"))
+    if busy is None or count is None or figures.wanted < limit("most_of_the_time"):
+        return None
+    for one in over_hosts(figures, _LIMITED).values():
+        share = _of_wanted(one.mean, busy.value, count.value) if one.is_enough else 0.0
+        if share >= limit("steal"):
+            says = "virtual CPUs that a CPU limit of the VM or its resource pool held back"
+            return Finding(
+                f"the CPU limit of its VM, or of a resource pool that it is in, held back "
+                f"{percent(share)} of the CPUs that were wanted here",
+                [*one.told(says), busy, count, *figures.base()],
+            )
+    return None
 
 
 def hypervisor(figures: Figures) -> Finding | None:
@@ -97,8 +115,13 @@ def _flagged(figures: Figures) -> Iterator[Finding]:
         part = part_of(flag["entity"])
         one = over_hosts(figures, flag["metric"]).get(part) if part else None
         above = one.above(flag["threshold"]) if one else None
-        if flag["metric"] in _FLAGS and above and above.is_enough:
-            yield _of_flag(flag, above)
+        if flag["metric"] not in _FLAGS or not above or not above.is_enough:
+            continue
+        limited = over_hosts(figures, _LIMITED_PERCENT).get(part) if part else None
+        own = limited.mean if limited and limited.known else 0.0
+        if flag["metric"] == "vm_cpu_ready_percent" and above.mean - own <= flag["threshold"]:
+            continue  # its own limit made it wait: ``vm_limit``
+        yield _of_flag(flag, above)
 
 
 def _of_flag(flag: Flag, above: OverHosts) -> Finding:
@@ -115,10 +138,12 @@ def _waiting_cpus(figures: Figures) -> Iterator[Finding]:
     busy, count = (figures.get("machine", name, "mean") for name in (CPU, "cpu_count"))
     if busy is None or count is None:
         return
-    for one in over_hosts(figures, "vm_cpu_ready_cores").values():
+    limited = over_hosts(figures, _LIMITED)
+    for part, one in over_hosts(figures, "vm_cpu_ready_cores").items():
         if not one.is_enough:
             continue
-        lost = max(0.0, one.mean - limit("ready_of_idle") / 100 * count.value)
+        own = limited[part].mean if part in limited and limited[part].known else 0.0
+        lost = max(0.0, one.mean - own - limit("ready_of_idle") / 100 * count.value)
         share = _of_wanted(lost, busy.value, count.value)
         if share >= limit("steal"):
             says = "virtual CPUs that were ready to run while no physical CPU was free"

@@ -278,13 +278,17 @@ RULES = (
          asks="quota_periods of its own control groups, while it wanted a CPU most of the time or "
          "used at least half of what its group did",
          holds=contention.quota),
+    Rule(id="vm-limit", verdict="CPU-bound",
+         asks="vCenter's time at the CPU limit of the VM or its resource pool steal of the CPUs "
+         "that were wanted, while it wanted a CPU most of the time", holds=contention.vm_limit),
     Rule(id="steal", verdict="contention",
          asks="steal of the CPUs that were wanted on the machine, while it wanted a CPU most of "
          "the time", holds=contention.steal),
     Rule(id="hypervisor", verdict="contention",
          asks="vCenter's ready, co-stop, swap-in or memory latency in the mean above their own "
-         "thresholds (docs/profile.md), or its ready time less ready_of_idle steal of the CPUs "
-         "that were wanted, while it wanted a CPU most of the time", holds=contention.hypervisor),
+         "thresholds (docs/profile.md), or its ready time less ready_of_idle and what a limit "
+         "made it wait steal of the CPUs that were wanted, while it wanted a CPU most of the time",
+         holds=contention.hypervisor),
     Rule(id="neighbour", verdict="contention",
          asks="cpus_full, cpus_of_others and cpu_pressure of the machine, while it wanted a CPU "
          "most of the time and, being one thread, got less than cpu_got",

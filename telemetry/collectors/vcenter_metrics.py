@@ -106,6 +106,10 @@ _CPU_USED = (
     "time on a CPU, a lower clock or a busy hyper-thread of the same core smaller"
 )
 _CPU_READY = "ready to run while no physical CPU was free"
+_CPU_LIMITED = (
+    "ready to run while the CPU limit of the VM or of its resource pool was used up (ready time "
+    "includes it)"
+)
 _CPU_COSTOP = "held until its other virtual CPUs could run too"
 # fmt: off
 ROWS = (
@@ -117,6 +121,10 @@ ROWS = (
          f"{_CPU_READY}, all virtual CPUs together"),
     _row("vm_cpu_ready_percent", "%/vCPU", None, "vm", "cpu.ready.summation", _MS, 1,
          f"{_CPU_READY}, per virtual CPU"),
+    _row("vm_cpu_maxlimited_cores", "cores", "s", "vm", "cpu.maxlimited.summation", _MS, 2,
+         f"{_CPU_LIMITED}, all virtual CPUs together"),
+    _row("vm_cpu_maxlimited_percent", "%/vCPU", None, "vm", "cpu.maxlimited.summation", _MS, 2,
+         f"{_CPU_LIMITED}, per virtual CPU"),
     _row("vm_cpu_costop_cores", "cores", "s", "vm", "cpu.costop.summation", _MS, 2,
          f"{_CPU_COSTOP}, all virtual CPUs together"),
     _row("vm_cpu_costop_percent", "%/vCPU", None, "vm", "cpu.costop.summation", _MS, 2,

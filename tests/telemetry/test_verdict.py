@@ -139,7 +139,7 @@ def test_each_cause_has_its_rule(rule: str, verdict: str, means: Means) -> None:
 
 
 def test_every_rule_is_somewhere_the_one_that_decides() -> None:
-    known = {rule for rule, _, _ in CASES} | {"hypervisor"}  # test_verdict_vm
+    known = {rule for rule, _, _ in CASES} | {"hypervisor", "vm-limit"}  # test_verdict_vm
     assert {rule.id for rule in RULES} | {"mixed"} == known
 
 

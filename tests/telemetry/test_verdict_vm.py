@@ -166,6 +166,31 @@ def test_cpu_latency_is_flagged_and_decides_nothing() -> None:
     assert (found["rule"], found["also"], found["missing"]) == ("cpu-all", [], [])
 
 
+def limited(entity: str, percent: float, vcpus: int = 4) -> list[Row]:
+    return [
+        window(entity, "vm_cpu_maxlimited_percent", percent),
+        window(entity, "vm_cpu_maxlimited_cores", percent * vcpus / 100),
+    ]
+
+
+def test_a_limit_of_the_vm_is_no_neighbour() -> None:
+    """Ready time includes it: half of the CPUs that it wants, on a host that is otherwise idle."""
+    half = QUIET | {CPU: 1.9, READY: 4.0, BUSY: 2.0}
+    found = flagged(half, *ready(ESX_1, 50.0), *limited(ESX_1, 49.0))
+    assert (found["rule"], found["verdict"]) == ("vm-limit", "CPU-bound")
+    assert found["sentence"] == (
+        "the CPU limit of its VM, or of a resource pool that it is in, held back 49 % of the CPUs "
+        "that were wanted here"
+    )
+    assert "hypervisor" not in {one["rule"] for one in found["also"]}
+    both = flagged(half, *ready(ESX_1, 50.0), *limited(ESX_1, 20.0))
+    assert both["rule"] == "vm-limit"
+    assert "hypervisor" in {one["rule"] for one in both["also"]}
+    none = flagged(half, *ready(ESX_1, 50.0), *limited(ESX_1, 0.0))
+    assert none["rule"] == "hypervisor"
+    assert flagged(QUIET | {CPU: 0.01}, *limited(ESX_1, 49.0))["verdict"] == "idle"
+
+
 def test_ready_time_that_covers_little_is_not_used() -> None:
     found = flagged(ALONE, *ready(ESX_1, 3.75, 0.2, vcpus=16))
     assert found["rule"] != "hypervisor"

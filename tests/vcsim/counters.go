@@ -38,6 +38,7 @@ var vmCounters = []counter{
 	{name: "cpu.usagemhz.average", low: 300, high: 2400, spread: perCPU},
 	{name: "cpu.used.summation", low: 2000, high: 16000, spread: perCPU},
 	{name: "cpu.ready.summation", low: 20, high: 400, spread: perCPU},
+	{name: "cpu.maxlimited.summation", low: 0, high: 15, spread: perCPU},
 	{name: "cpu.costop.summation", low: 0, high: 60, spread: perCPU},
 	{name: "cpu.latency.average", low: 10, high: 300},
 	{name: "cpu.readiness.average", low: 10, high: 200, spread: perCPU},
