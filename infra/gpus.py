@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,9 @@ from infra import nvml
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
 PCI_ORDER = "PCI_BUS_ID"
+UUIDS = ("GPU-", "MIG-")
+ENDED = VISIBLE + "={}: '{}' names no GPU here, and ends the list"
+REPEATED = VISIBLE + "={}: '{}' is named a second time, and CUDA then uses no GPU at all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,34 +30,59 @@ def choose(gpus: Sequence[nvml.Gpu], environ: Mapping[str, str] = os.environ) ->
     """Return the GPUs that CUDA_VISIBLE_DEVICES leaves, and of a GPU in MIG mode what is used.
 
     Read as CUDA reads it: unset means all, empty means none, entries are indices or (starts of)
-    UUIDs, and the first entry that names nothing ends the list. A process uses one MIG instance,
-    and no other GPU beside it: where none is named, that is the first one, and all others are
-    somebody else's. Several that are named may each have a process of the run. An instance brings
-    the GPU it lies on, because power and clocks exist for that alone.
-    Source: CUDA programming guide, environment variables; MIG user guide, CUDA_VISIBLE_DEVICES.
+    UUIDs as the first one is, the first that names nothing ends the list, and where one comes
+    again there is none at all. A process uses one MIG instance, and no other GPU beside it: where
+    none is named, that is the first that can be opened, and all others are somebody else's. Several
+    that are named may each have a process of the run. An instance brings the GPU it lies on,
+    because power and clocks exist for that alone.
+    Source: CUDA programming guide, environment variables; MIG user guide, CUDA_VISIBLE_DEVICES;
+    how torch.cuda reads it.
     """
     setting = environ.get(VISIBLE)
     if setting is None:
         return _one_instance(Selection(gpus=tuple(gpus)), ())
     if not setting.strip():
         return Selection(gpus=(), note=f'{VISIBLE}="" hides all {_wholes(gpus)} GPUs')
-    chosen: dict[str, nvml.Gpu] = {}
-    meant: set[str] = set()
+    named, notes = _read(setting, gpus)
+    if not setting.startswith(UUIDS) and named and _order_is_doubtful(gpus, environ):
+        notes.append(
+            f"CUDA may number these different GPUs otherwise than NVML: set {ORDER}={PCI_ORDER}"
+        )
+    brought = {one.entity: one for gpu in named for one in _brought(gpu, gpus)}
+    meant = {gpu.entity for gpu in named if gpu.mig_index is not None}
+    note = "; ".join(notes) or None
+    return _one_instance(Selection(gpus=tuple(brought.values()), note=note), meant)
+
+
+def _read(setting: str, gpus: Sequence[nvml.Gpu]) -> tuple[list[nvml.Gpu], list[str]]:
+    """What a setting names, in its order, and what of it CUDA does not take."""
+    entries: list[int | str] = []
+    named: list[nvml.Gpu] = []
     notes = []
-    for entry in (part.strip() for part in setting.split(",")):
-        named = _named(entry, gpus)
-        if not named:
-            notes.append(f"{VISIBLE}={setting}: {entry!r} names no GPU here, and ends the list")
+    for part in setting.split(","):
+        entry = _entry(part, setting)
+        if entry is None:
+            notes.append(ENDED.format(setting, part))
             break
-        chosen |= {gpu.entity: gpu for gpu in named}
-        if entry.startswith("MIG-"):
-            meant |= {gpu.entity for gpu in named if gpu.mig_index is not None}
-        if entry.isdigit() and _order_is_doubtful(gpus, environ):
-            notes.append(
-                f"CUDA may number these different GPUs otherwise than NVML: set {ORDER}={PCI_ORDER}"
-            )
-    note = "; ".join(dict.fromkeys(notes)) or None
-    return _one_instance(Selection(gpus=tuple(chosen.values()), note=note), meant)
+        if entry in entries:
+            return [], [REPEATED.format(setting, part)]
+        entries.append(entry)
+    for entry in entries:
+        gpu = _named(entry, gpus)
+        if gpu is None:
+            return named, [ENDED.format(setting, entry), *_unopened(gpus)]
+        if gpu in named:
+            return [], [REPEATED.format(setting, entry)]
+        named.append(gpu)
+    return named, notes
+
+
+def _entry(part: str, setting: str) -> int | str | None:
+    """An entry of a list of UUIDs, or of one of indices (``1gpu2`` is 1); None ends the list."""
+    if setting.startswith(UUIDS):
+        return part if part.startswith(setting[: len(UUIDS[0])]) else None
+    number = re.match(r"\+?[0-9]+", part.strip())
+    return int(number[0]) if number else None
 
 
 def _one_instance(selection: Selection, meant: Collection[str]) -> Selection:
@@ -62,7 +91,7 @@ def _one_instance(selection: Selection, meant: Collection[str]) -> Selection:
     if meant or not instances:
         left = tuple(g for g in selection.gpus if g.mig_index is None or g.entity in meant)
         return replace(selection, gpus=left)
-    first = instances[0]
+    first = next((gpu for gpu in instances if gpu.reason is None), instances[0])
     card = (gpu for gpu in selection.gpus if gpu.index == first.index and gpu.mig_index is None)
     if len(selection.gpus) == len(left := (*card, first)):
         return selection
@@ -70,7 +99,8 @@ def _one_instance(selection: Selection, meant: Collection[str]) -> Selection:
         f"of {len(instances)} MIG instances CUDA uses one, and no other GPU beside it: "
         f"{first.entity} is watched; name another by its UUID in {VISIBLE}"
     )
-    note = "; ".join(one for one in (selection.note, told) if one)
+    unopened = _unopened([gpu for gpu in instances if gpu is not first])
+    note = "; ".join(one for one in (selection.note, told, *unopened) if one)
     return Selection(gpus=left, note=note)
 
 
@@ -106,19 +136,29 @@ def why_none(listed: Sequence[nvml.Gpu], selection: Selection) -> str:
     return selection.note or f"{VISIBLE} leaves no GPU"
 
 
-def _named(entry: str, gpus: Sequence[nvml.Gpu]) -> list[nvml.Gpu]:
-    if entry.isdigit():
-        return [gpu for gpu in gpus if gpu.index == int(entry)]
-    if not entry.startswith(("GPU-", "MIG-")):
-        return []
-    matches = [gpu for gpu in gpus if gpu.uuid.startswith(entry)]
-    if len(matches) != 1:
-        return []
-    match = matches[0]
-    same_card = [gpu for gpu in gpus if gpu.index == match.index]
-    if match.mig_index is None:
-        return same_card
-    return [gpu for gpu in same_card if gpu.mig_index in {None, match.mig_index}]
+def _named(entry: int | str, gpus: Sequence[nvml.Gpu]) -> nvml.Gpu | None:
+    if isinstance(entry, int):
+        found = [gpu for gpu in gpus if gpu.index == entry and gpu.mig_index is None]
+    else:
+        found = [gpu for gpu in gpus if gpu.uuid.startswith(entry)]
+    return found[0] if len(found) == 1 else None
+
+
+def _brought(gpu: nvml.Gpu, gpus: Sequence[nvml.Gpu]) -> list[nvml.Gpu]:
+    """A GPU with all its instances, or an instance with the GPU it lies on."""
+    same_card = (one for one in gpus if one.index == gpu.index)
+    if gpu.mig_index is None:
+        return list(same_card)
+    return [one for one in same_card if one.mig_index in {None, gpu.mig_index}]
+
+
+def _unopened(gpus: Sequence[nvml.Gpu]) -> list[str]:
+    """What tells no UUID because it could not be opened: a sentence for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for gpu in gpus:
+        if gpu.reason is not None:
+            by_reason.setdefault(gpu.reason, []).append(gpu.entity)
+    return [f"{', '.join(those)} cannot be opened: {why}" for why, those in by_reason.items()]
 
 
 def _order_is_doubtful(gpus: Sequence[nvml.Gpu], environ: Mapping[str, str]) -> bool:

@@ -9,7 +9,6 @@ Source: NVML API reference (docs.nvidia.com/deploy/nvml-api), the binding nvidia
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
@@ -59,14 +58,14 @@ REASONS = {
     pynvml.NVML_ERROR_TIMEOUT: "the driver did not answer in time",
     pynvml.NVML_ERROR_UNKNOWN: "the driver failed without saying why (NVML unknown error)",
 }
-LOST = frozenset(
-    {
-        pynvml.NVML_ERROR_GPU_IS_LOST,
-        pynvml.NVML_ERROR_RESET_REQUIRED,
-        pynvml.NVML_ERROR_GPU_NOT_FOUND,
-    }
-)
 
+
+def _codes(*names: str) -> frozenset[int]:
+    return frozenset(getattr(pynvml, f"NVML_ERROR_{name}") for name in names)
+
+
+LOST = _codes("GPU_IS_LOST", "RESET_REQUIRED", "GPU_NOT_FOUND")
+PASSING = _codes("IN_USE", "TIMEOUT", "NO_DATA", "UNKNOWN")
 THROTTLE_BITS = {
     "power_cap": pynvml.nvmlClocksEventReasonSwPowerCap,
     "thermal": (
@@ -98,10 +97,12 @@ FIELD_VALUE_MEMBER = {
 
 @dataclass(frozen=True, kw_only=True)
 class Absent:
-    """Why NVML gave no value. ``lost``: not this question alone, the whole GPU is gone."""
+    """Why NVML gave no value. ``lost``: not this question alone, the whole GPU is gone;
+    ``passing``: it may be over when it is asked again."""
 
     reason: str
     lost: bool = False
+    passing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ class Gpu:
     gpu_instance: int | None = None
     """NVML's id of the GPU instance in which a MIG instance lies; None where it is not told."""
     reason: str | None = None
-    """Why this GPU answers nothing at all (it was lost before it was listed)."""
+    """Why this GPU answers nothing at all (it could not be reached when it was listed)."""
 
     @property
     def entity(self) -> str:
@@ -135,17 +136,13 @@ Reader = Callable[[Gpu], Values | Absent]
 
 def start() -> Absent | None:
     """Load and initialize NVML; balanced by ``stop``. Returns the reason where that fails."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return absent(error.value)
-    return None
+    failure: Absent | None = _ask(pynvml.nvmlInit)
+    return failure
 
 
 def stop() -> None:
     """Give NVML back; a library that is already gone is no error at the end of a run."""
-    with suppress(pynvml.NVMLError):
-        pynvml.nvmlShutdown()
+    _ask(pynvml.nvmlShutdown)
 
 
 def driver_version() -> str | Absent:
@@ -162,7 +159,7 @@ def cuda_driver_version() -> str | Absent:
 def list_gpus() -> list[Gpu] | Absent:
     """All GPUs in NVML's order, each followed by its MIG instances.
 
-    A GPU that cannot be reached stays in the list, with its ``reason``.
+    A GPU or instance that cannot be reached stays in the list, with its ``reason``.
     """
     count = _ask(pynvml.nvmlDeviceGetCount)
     if isinstance(count, Absent):
@@ -191,27 +188,30 @@ def _describe(index: int) -> Gpu:
 
 
 def _mig_instances(gpu: Gpu) -> list[Gpu]:
-    count = _ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, gpu.handle)
-    instances = []
-    for mig_index in range(0 if isinstance(count, Absent) else count):
-        handle = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, gpu.handle, mig_index)
-        if isinstance(handle, Absent):
-            continue  # An empty slot: they are numbered up to the most that a GPU can have.
-        uuid = _text(pynvml.nvmlDeviceGetUUID, handle)
-        name = _text(pynvml.nvmlDeviceGetName, handle)
-        gpu_instance = _ask(pynvml.nvmlDeviceGetGpuInstanceId, handle)
-        instances.append(
-            replace(
-                gpu,
-                uuid=uuid,
-                name=name,
-                handle=handle,
-                mig_index=mig_index,
-                card=gpu.handle,
-                gpu_instance=None if isinstance(gpu_instance, Absent) else gpu_instance,
-            )
-        )
-    return instances
+    """The instances on a GPU; where it does not say how many, the first slot has the reason."""
+    slot = replace(gpu, uuid="", name="", handle=None, mig_index=0, card=gpu.handle)
+    try:
+        count = pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu.handle)
+    except pynvml.NVMLError_NotSupported:
+        return []
+    except pynvml.NVMLError as error:
+        return [replace(slot, reason=absent(error.value, gpu).reason)]
+    found = (_mig_instance(replace(slot, mig_index=mig_index)) for mig_index in range(count))
+    return [one for one in found if one is not None]
+
+
+def _mig_instance(slot: Gpu) -> Gpu | None:
+    try:
+        handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(slot.card, slot.mig_index)
+    except (pynvml.NVMLError_NotFound, pynvml.NVMLError_InvalidArgument):
+        return None  # An empty slot: they are numbered up to the most that a GPU can have.
+    except pynvml.NVMLError as error:
+        return replace(slot, reason=absent(error.value, slot).reason)
+    uuid = _text(pynvml.nvmlDeviceGetUUID, handle)
+    name = _text(pynvml.nvmlDeviceGetName, handle)
+    instance = _ask(pynvml.nvmlDeviceGetGpuInstanceId, handle)
+    gpu_instance = None if isinstance(instance, Absent) else instance
+    return replace(slot, uuid=uuid, name=name, handle=handle, gpu_instance=gpu_instance)
 
 
 def _reader(call: Callable[[Gpu], Values]) -> Reader:
@@ -332,24 +332,21 @@ def _told(now: int) -> tuple[float, ...]:
 
 def _throttle(gpu: Gpu) -> int:
     try:
-        now: int = pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu.handle)
+        return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu.handle))
     except pynvml.NVMLError_FunctionNotFound:  # The name before R535.
-        now = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu.handle)
-    return now
+        return int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu.handle))
 
 
 @_reader
 def pcie_rx_bytes_per_s(gpu: Gpu) -> Values:
     """(bytes/s to the GPU,) over ``PCIE_WINDOW_NS``; blocks for as long."""
-    kilobytes = pynvml.nvmlDeviceGetPcieThroughput(gpu.handle, pynvml.NVML_PCIE_UTIL_RX_BYTES)
-    return (kilobytes * 1e3,)
+    return (pynvml.nvmlDeviceGetPcieThroughput(gpu.handle, pynvml.NVML_PCIE_UTIL_RX_BYTES) * 1e3,)
 
 
 @_reader
 def pcie_tx_bytes_per_s(gpu: Gpu) -> Values:
     """(bytes/s from the GPU,) over ``PCIE_WINDOW_NS``; blocks for as long."""
-    kilobytes = pynvml.nvmlDeviceGetPcieThroughput(gpu.handle, pynvml.NVML_PCIE_UTIL_TX_BYTES)
-    return (kilobytes * 1e3,)
+    return (pynvml.nvmlDeviceGetPcieThroughput(gpu.handle, pynvml.NVML_PCIE_UTIL_TX_BYTES) * 1e3,)
 
 
 def process_memory_bytes(gpu: Gpu) -> dict[int, float | None] | Absent:
@@ -394,7 +391,7 @@ def absent(code: int, gpu: Gpu | None = None) -> Absent:
     reason = REASONS.get(code) or f"NVML error {code} ({pynvml.NVMLError(code)})"
     if gpu is not None and code == pynvml.NVML_ERROR_NOT_SUPPORTED:
         reason += _circumstance(gpu)
-    return Absent(reason=reason, lost=code in LOST)
+    return Absent(reason=reason, lost=code in LOST, passing=code in PASSING)
 
 
 def _circumstance(gpu: Gpu) -> str:

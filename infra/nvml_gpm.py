@@ -17,7 +17,7 @@ from typing import Any
 
 import pynvml
 
-from infra.nvml import REASONS, VGPU_GUEST, Absent, Gpu, Values, absent
+from infra.nvml import VGPU_GUEST, Absent, Gpu, Values, absent
 
 SHORTEST_NS = 100_000_000
 """The counters need about this long to be read anew: a pair closer together has no valid values."""
@@ -35,11 +35,6 @@ VGPU_WHY = (
     "of its instance"
 )
 INVALID = "the driver's value is not valid (two samples too close together, or counters reset)"
-
-OF_THE_MOMENT = frozenset(
-    {INVALID, *(REASONS[code] for code in (pynvml.NVML_ERROR_IN_USE, pynvml.NVML_ERROR_TIMEOUT))}
-)
-"""Reasons that may be gone with the next pair of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +81,11 @@ class Gpm:
     """Where the driver writes what was ``_asked``, within the request."""
 
     def open(self) -> Absent | None:
-        """Take the first sample; the reason where this GPU, driver or guest has no GPM."""
+        """Take the first sample; the reason where this GPU, driver or guest has no GPM.
+
+        After a reason there is no sample to be compared with: only another ``open`` takes it.
+        """
+        self.close()
         why = self._unsupported()
         if why is not None:
             return why
@@ -154,7 +153,7 @@ class Gpm:
             return self._why(metric.nvmlReturn)
         value = float(metric.value)
         if not math.isfinite(value) or not 0 <= value <= counter.most:
-            return Absent(reason=INVALID)
+            return Absent(reason=INVALID, passing=True)
         return value * counter.factor
 
     def _why(self, code: int) -> Absent:

@@ -2,8 +2,8 @@
 
 Entities are ``gpu:<index>`` in NVML's order (PCI bus), and ``gpu:<index>/mig:<slot>`` for a MIG
 instance, which has its own memory, processes and GPM counters; power, clocks and energy exist for
-the whole card alone. A GPU that is lost stops its series, keeps ``gpu_up`` at 0 and leaves its
-reason in ``losses``; a counter that goes backwards is passed on as it is.
+the whole card alone. A GPU that is lost, or answers nothing at all, stops its series, keeps
+``gpu_up`` at 0 and leaves its reason in ``losses``; a counter that goes backwards is passed on.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ from infra.gpus import choose, why_none
 from infra.nvml_fields import FieldReader, together
 from telemetry.clock import Clock
 from telemetry.collectors.gpu_buffers import LevelSource
-from telemetry.collectors.gpu_gpm import LONGEST_S as GPM_LONGEST_S
 from telemetry.collectors.gpu_gpm import PERIOD_S as GPM_PERIOD_S
-from telemetry.collectors.gpu_gpm import GpmSource
+from telemetry.collectors.gpu_gpm import GpmSource, covered, may_pass
 from telemetry.collectors.gpu_losses import Losses
 from telemetry.collectors.gpu_metrics import (
-    COVERED_BY_GPM,
     ENERGY,
     GPM_METRICS,
     LEVELS,
@@ -38,12 +36,7 @@ from telemetry.collectors.gpu_metrics import (
     UP,
     Question,
 )
-from telemetry.collectors.gpu_processes import (
-    PROCESS_S,
-    Kin,
-    ProcessMemorySource,
-    ProcessSource,
-)
+from telemetry.collectors.gpu_processes import PROCESS_S, Kin, ProcessMemorySource, ProcessSource
 from telemetry.samples import Metric, Sample, Samples, Series, samples_at
 
 __all__ = ["METRICS", "NO_GPU", "QUESTIONS", "UP", "GpuCollector"]
@@ -52,13 +45,17 @@ NO_GPU = "gpu"
 """Entity of the absent series where there is no GPU at all."""
 SLOW_S = 1.0
 """How often the ``slow`` questions are asked."""
-COVERED = "GPM tells it without gaps, as {}"
 OF_THE_CARD = "not told for a MIG instance: its card has it, or the reason why not"
 MOVES_S = 0.3
 """The last sample takes at most so much longer, for all GPUs together, until their energy counters
 have moved: they do about every 100 ms, and only a value from after a stage bounds what it took."""
 ASK_AGAIN_S = 0.02
 """How often an energy counter is asked for meanwhile."""
+PASSES_S = 0.05
+"""So long after it a failure on opening that may pass is asked about once more."""
+
+_Failure = tuple[nvml.Gpu, Series, nvml.Absent, int]
+"""Which series had no value, why, and when (ns)."""
 
 
 class Source(Protocol):
@@ -75,6 +72,8 @@ class _Plan:
     reader: nvml.Reader
     series: tuple[Series, ...]
     window_ns: int | None
+    doubtful: bool = False
+    """What is absent may be there when it is asked again."""
     plain: bool = field(init=False)
     """No series is absent, and none is a window."""
 
@@ -85,7 +84,8 @@ class _Plan:
 
 @dataclass(kw_only=True)
 class GpuCollector:
-    """NVML's view of the GPUs of this run. ``losses``: what went away after opening, and when."""
+    """NVML's view of the GPUs of this run. ``losses``: what went away after opening, and when;
+    before that, what is to be known about which GPUs these are."""
 
     clock: Clock
     period_s: float = 0.1
@@ -125,59 +125,43 @@ class GpuCollector:
         selection = choose(listed)
         if not selection.gpus:
             return _all_absent(NO_GPU, why_none(listed, selection))
-        slow = (m.name for question in QUESTIONS if question.slow for m in question.metrics)
-        self.slow_periods |= dict.fromkeys(slow, max(SLOW_S, self.period_s))
-        self.slow_periods |= dict.fromkeys(
-            (m.name for m in GPM_METRICS), max(GPM_PERIOD_S, self.period_s)
-        )
-        self.slow_periods |= dict.fromkeys(
-            (m.name for m in (*PROCESS_USES, *PROCESS_MEMORY)), max(PROCESS_S, self.period_s)
-        )
+        if selection.note is not None and selection.note not in self.losses:
+            self.losses.append(selection.note)
+        slow = [metric for question in QUESTIONS if question.slow for metric in question.metrics]
+        processes = (*PROCESS_USES, *PROCESS_MEMORY)
+        for pace_s, metrics in (SLOW_S, slow), (GPM_PERIOD_S, GPM_METRICS), (PROCESS_S, processes):
+            names = (metric.name for metric in metrics)
+            self.slow_periods |= dict.fromkeys(names, max(pace_s, self.period_s))
         for gpu in selection.gpus:  # First of all: the other questions fill the time of a pair.
             if gpu.reason is None:
-                self._gpm.append(self._begin_gpm(gpu))
+                source = GpmSource(gpu=gpu, clock=self.clock, tick_s=self.period_s, lost=self._lost)
+                source.begin()
+                self._gpm.append(source)
         found = [series for gpu in selection.gpus for series in self._open_gpu(gpu)]
-        found += [series for source in self._gpm for series in self._decide_gpm(source)]
+        for source in self._gpm:
+            found += (decided := source.decide())
+            if any(series.reason is None for series in decided):
+                self._sources[source.gpu.entity].append(source)
         found = self._without_doubles(found)
         self._lost.present += [one for one in found if one.reason is None and one.metric is not UP]
         return found
 
-    def _begin_gpm(self, gpu: nvml.Gpu) -> GpmSource:
-        source = GpmSource(gpu=gpu, clock=self.clock, tick_s=self.period_s, lost=self._lost)
-        source.begin()
-        return source
-
-    def _decide_gpm(self, source: GpmSource) -> list[Series]:
-        found = source.decide()
-        if any(series.reason is None for series in found):
-            self._sources[source.gpu.entity].append(source)
-        return found
-
     def _without_doubles(self, found: Sequence[Series]) -> list[Series]:
         """The same series; what GPM tells better is absent, and not asked for."""
-        if self.period_s > GPM_LONGEST_S:
-            return list(found)  # then no pair of ticks has a value
-        told = {(one.entity, one.metric) for one in found if one.reason is None}
-        covered = {
-            (one.entity, one.metric): COVERED.format(better.name)
-            for one in found
-            if (better := COVERED_BY_GPM.get(one.metric)) and (one.entity, better) in told
-        }
-        plans = [p for p in self._blocking if (p.gpu.entity, p.series[0].metric) not in covered]
+        better = covered(found, self.period_s)
+        plans = [p for p in self._blocking if (p.gpu.entity, p.series[0].metric) not in better]
         self._blocking = deque(plans)
         return [
-            replace(one, reason=covered.get((one.entity, one.metric), one.reason)) for one in found
+            replace(one, reason=better.get((one.entity, one.metric), one.reason)) for one in found
         ]
 
     def _open_gpu(self, gpu: nvml.Gpu) -> list[Series]:
-        up = Series(entity=gpu.entity, metric=UP)
-        self._up[gpu.entity] = up
-        plans = self._plans[gpu.entity] = []
-        slow = self._slow[gpu.entity] = []
+        up = self._up[gpu.entity] = Series(entity=gpu.entity, metric=UP)
         if gpu.reason is not None:
-            self._sources[gpu.entity] = []
             return [up, *_all_absent(gpu.entity, gpu.reason)[1:]]
         found = [up]
+        plans: list[_Plan] = []
+        slow: list[_Plan] = []
         sources = self._sources[gpu.entity] = []
         buffered = [] if gpu.mig_index is not None else self._open_buffers(gpu, sources)
         found += buffered
@@ -187,25 +171,24 @@ class GpuCollector:
         if any(series.reason is None for series in held):
             sources.append(memory)
         told = {series.metric for series in buffered}
-        for question in QUESTIONS:
-            if not told.issuperset(question.metrics) and _is_asked(gpu, question):
-                plan = _decide(gpu, question)
-                found += plan.series
-                if any(series.reason is None for series in plan.series):
-                    paced = slow if question.slow else plans
-                    (self._blocking if plan.window_ns else paced).append(plan)
+        own = [one for one in QUESTIONS if gpu.mig_index is None or one.of_instances]
+        asked = [one for one in own if not told.issuperset(one.metrics)]
+        for question, plan in zip(asked, _decide_all(gpu, asked), strict=True):
+            found += plan.series
+            if any(series.reason is None for series in plan.series):
+                paced = slow if question.slow else plans
+                (self._blocking if plan.window_ns else paced).append(plan)
         found += _of_the_card(gpu)
         self._plans[gpu.entity], self._slow[gpu.entity] = _together(plans), _together(slow)
         return found
 
     def _open_buffers(self, gpu: nvml.Gpu, sources: list[Source]) -> list[Series]:
         """The series that the driver's buffers give, in place of questions or beside them."""
-        levels = {
-            metric: LevelSource(
-                gpu=gpu, metric=metric, buffer=buffer, clock=self.clock, lost=self._lost
-            )
+        every = (
+            LevelSource(gpu=gpu, metric=metric, buffer=buffer, clock=self.clock, lost=self._lost)
             for metric, buffer in LEVELS.items()
-        }
+        )
+        levels = {one.metric: one for one in every}
         fit = {metric for metric, one in levels.items() if one.open(self.period_s).reason is None}
         wanted = {metric for metric in fit if metric is POWER_BUFFER or _spares(metric, fit)}
         for metric in wanted:
@@ -246,19 +229,17 @@ class GpuCollector:
             time.sleep(ASK_AGAIN_S)
             waiting = [one for one in waiting if self._stands_still(one, asked_j, samples)]
 
-    def _stands_still(
-        self, energy: _Plan, asked_j: dict[str, float], samples: list[Sample]
-    ) -> bool:
+    def _stands_still(self, plan: _Plan, asked_j: dict[str, float], samples: list[Sample]) -> bool:
         """Ask for the energy once more; whether it is told, and still what was told first here.
 
         ``asked_j``: that, by entity. Of this reading the stamp of the last sample before it says
         that it was begun after the stage: a stamp is from the end of its own call.
         """
         before = len(samples)
-        self._ask(energy, samples)
+        self._tell(self._ask(plan, samples))
         if len(samples) == before:
             return False
-        return samples[-1].value == asked_j.setdefault(energy.gpu.entity, samples[-1].value)
+        return samples[-1].value == asked_j.setdefault(plan.gpu.entity, samples[-1].value)
 
     def _sample(self, last: bool) -> list[Sample]:
         samples: list[Sample] = []
@@ -266,46 +247,69 @@ class GpuCollector:
         slow = last or now_s >= self._slow_due_s
         if slow:
             self._slow_due_s = now_s + SLOW_S - self.period_s / 2
-        lost = {entity for entity in self._plans if not self._sample_gpu(entity, samples, slow)}
+        alive: set[str] = set()
+        for entity in self._plans:  # a card before its instances
+            if self._answers(entity, samples, slow, alive):
+                alive.add(entity)
         for entity, series in self._up.items():
-            samples.append(Sample(self.clock.now_ns(), series, float(entity not in lost)))
+            samples.append(Sample(self.clock.now_ns(), series, float(entity in alive)))
         if self._blocking:
             plan = self._blocking[0]
             self._blocking.rotate(-1)
-            self._ask(plan, samples)
+            if plan.gpu.entity in alive:
+                self._tell(self._ask(plan, samples))
         for entity, sources in self._sources.items():
-            if entity not in lost:
+            if entity in alive:
                 for source in sources:
                     samples += source.sample(last)
         self._lost.find_again(samples)
         return samples
 
-    def _sample_gpu(self, entity: str, samples: list[Sample], slow: bool) -> bool:
-        """Ask one GPU all that does not block; False as soon as it turns out to be lost."""
+    def _answers(self, entity: str, samples: list[Sample], slow: bool, alive: set[str]) -> bool:
+        """Ask one GPU all that does not block; False as soon as it turns out to be lost, or where
+        nothing answers. An instance of which nothing is asked lives while its card does."""
         usual, seldom = self._plans[entity], self._slow[entity]
         if not (usual or seldom):
-            return False
-        return all(self._ask(plan, samples) for plan in (*usual, *(seldom if slow else ())))
+            card, _, slot = entity.partition("/")
+            return not slot or card in alive
+        before = len(samples)
+        failed: list[_Failure] = []
+        for plan in (*usual, *(seldom if slow else ())):
+            failed += self._ask(plan, samples)
+            if failed and failed[-1][2].lost:
+                break
+        if failed and len(samples) == before and not failed[-1][2].lost:
+            gpu, series, why, ts_ns = failed[0]
+            if isinstance(nvml.process_memory_bytes(gpu), nvml.Absent):  # nor does it answer this
+                failed = [(gpu, series, replace(why, lost=True), ts_ns)]
+        self._tell(failed)
+        return not (failed and failed[-1][2].lost)
 
-    def _ask(self, plan: _Plan, samples: list[Sample]) -> bool:
+    def _ask(self, plan: _Plan, samples: list[Sample]) -> Sequence[_Failure]:
+        """Take what a plan asks for among the samples; what failed, up to a GPU that is lost."""
         values = plan.reader(plan.gpu)
         ts_ns = self.clock.now_ns()
         if plan.plain and isinstance(values, tuple) and nvml.Absent not in map(type, values):
             samples += samples_at(ts_ns, plan.series, values)  # type: ignore[arg-type]
-            return True
+            return ()
         if isinstance(values, nvml.Absent):
             values = (values,) * len(plan.series)
         start_ns = ts_ns - plan.window_ns if plan.window_ns else None
+        failed: list[_Failure] = []
         for series, value in zip(plan.series, values, strict=True):
             if series.reason is not None:
                 continue
             if isinstance(value, nvml.Absent):
-                self._lost.lose(plan.gpu, series, value, ts_ns)
+                failed.append((plan.gpu, series, value, ts_ns))
                 if value.lost:
-                    return False
+                    break
             else:
                 samples.append(Sample(ts_ns, series, value, start_ns))
-        return True
+        return failed
+
+    def _tell(self, failed: Sequence[_Failure]) -> None:
+        for gpu, series, why, ts_ns in failed:
+            self._lost.lose(gpu, series, why, ts_ns)
 
     def close(self) -> None:
         """Give NVML back. The same collector can be opened again."""
@@ -326,13 +330,8 @@ def _of_the_card(gpu: nvml.Gpu) -> list[Series]:
     """What a MIG instance does not tell and its card may; nothing for a whole GPU."""
     if gpu.mig_index is None:
         return []
-    own = {UP, *OF_INSTANCES}
-    left = (metric for metric in METRICS if metric not in own)
+    left = (metric for metric in METRICS if metric is not UP and metric not in OF_INSTANCES)
     return [Series(entity=gpu.entity, metric=metric, reason=OF_THE_CARD) for metric in left]
-
-
-def _is_asked(gpu: nvml.Gpu, question: Question) -> bool:
-    return gpu.mig_index is None or question.of_instances
 
 
 def _spares(metric: Metric, fit: Collection[Metric]) -> bool:
@@ -343,9 +342,19 @@ def _spares(metric: Metric, fit: Collection[Metric]) -> bool:
     )
 
 
+def _decide_all(gpu: nvml.Gpu, questions: Sequence[Question]) -> list[_Plan]:
+    """What becomes of each question; one that failed and may not again is asked once more."""
+    plans = [_decide(gpu, one) for one in questions]
+    if any(plan.doubtful for plan in plans):
+        time.sleep(PASSES_S)
+    both = zip(plans, questions, strict=True)
+    return [_decide(gpu, one) if plan.doubtful else plan for plan, one in both]
+
+
 def _decide(gpu: nvml.Gpu, question: Question) -> _Plan:
     """Keep the first reader that answers; without one, every series is absent for their reasons."""
     reasons: dict[str, None] = {}
+    passing = False
     for reader in question.readers:
         values = reader(gpu)
         if isinstance(values, nvml.Absent):
@@ -354,7 +363,8 @@ def _decide(gpu: nvml.Gpu, question: Question) -> _Plan:
         if len(absent) < len(values):
             return _plan(gpu, question, reader, values)
         reasons |= dict.fromkeys(absent)
-    nothing = nvml.Absent(reason="; ".join(reasons))
+        passing |= may_pass(values)
+    nothing = nvml.Absent(reason="; ".join(reasons), passing=passing)
     return _plan(gpu, question, question.readers[0], (nothing,) * len(question.metrics))
 
 
@@ -368,7 +378,10 @@ def _plan(gpu: nvml.Gpu, question: Question, reader: nvml.Reader, values: nvml.V
         for metric, value in zip(question.metrics, values, strict=True)
     )
     again = question.again or reader
-    return _Plan(gpu=gpu, reader=again, series=series, window_ns=question.window_ns)
+    doubtful = may_pass(values)
+    return _Plan(
+        gpu=gpu, reader=again, series=series, window_ns=question.window_ns, doubtful=doubtful
+    )
 
 
 def _together(plans: Sequence[_Plan]) -> list[_Plan]:

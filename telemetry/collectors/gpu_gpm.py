@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from infra import nvml
-from infra.nvml_gpm import OF_THE_MOMENT, SHORTEST_NS, Counter, Gpm
+from infra.nvml_gpm import SHORTEST_NS, Counter, Gpm
 from telemetry.clock import Clock
 from telemetry.collectors.gpu_losses import Losses
-from telemetry.collectors.gpu_metrics import GPM_METRICS
-from telemetry.samples import Sample, Series
+from telemetry.collectors.gpu_metrics import COVERED_BY_GPM, GPM_METRICS
+from telemetry.samples import Metric, Sample, Series
 
 PERIOD_S = 0.2
 """Twice the shortest distance: a tick that comes early costs no window, at half the calls."""
@@ -24,10 +24,26 @@ TRIES = 3
 """So many pairs decide on opening, if what is wrong with one may not be with the next."""
 
 
-def _may_pass(values: nvml.Values | nvml.Absent) -> bool:
-    """Whether a value is absent for a reason of the moment."""
+COVERED = "GPM tells it without gaps, as {}"
+
+
+def covered(found: Iterable[Series], tick_s: float) -> dict[tuple[str, Metric], str]:
+    """What GPM tells better, of all that was found: entity and metric, and the reason."""
+    if tick_s > LONGEST_S:
+        return {}  # then no pair of ticks has a value
+    there = {(one.entity, one.metric) for one in found if one.reason is None}
+    return {
+        (entity, metric): COVERED.format(better.name)
+        for entity in {entity for entity, _ in there}
+        for metric, better in COVERED_BY_GPM.items()
+        if (entity, better) in there
+    }
+
+
+def may_pass(values: nvml.Values | nvml.Absent) -> bool:
+    """Whether a value is absent for a reason that may be over when it is asked again."""
     each = (values,) if isinstance(values, nvml.Absent) else values
-    return any(isinstance(one, nvml.Absent) and one.reason in OF_THE_MOMENT for one in each)
+    return any(isinstance(one, nvml.Absent) and one.passing for one in each)
 
 
 @dataclass(kw_only=True)
@@ -43,6 +59,7 @@ class GpmSource:
     _series: list[Series] = field(default_factory=list, repr=False)
     _asked: list[Counter] = field(default_factory=list, repr=False)
     _why: nvml.Absent | None = field(default=None, repr=False)
+    """Why the last sample on opening failed."""
     _taken_ns: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +74,7 @@ class GpmSource:
         """Say of every metric whether it can be had here, from one pair; waits for that pair."""
         values: nvml.Values | nvml.Absent = self._why or self._pair()
         for _ in range(TRIES - 1):
-            if not _may_pass(values):
+            if not may_pass(values):
                 break
             values = self._pair()
         if isinstance(values, nvml.Absent):
@@ -77,12 +94,21 @@ class GpmSource:
         return found
 
     def _pair(self) -> nvml.Values | nvml.Absent:
+        """Values from the sample before and one more; begins anew where that one failed."""
+        if self._why is not None:
+            self._wait()
+            self.begin()
+        if self._why is None:
+            self._wait()
+            self._why = self._counters.take()
+            self._taken_ns = self.clock.now_ns()
+        return self._why or self._counters.values(list(GPM_METRICS.values()))
+
+    def _wait(self) -> None:
+        """Until ``PERIOD_S`` after the sample before, or after what failed of it."""
         assert self._taken_ns is not None, "begin() comes first"
         wait_ns = self._taken_ns + int(PERIOD_S * 1e9) - self.clock.now_ns()
         time.sleep(max(0, wait_ns) / 1e9)
-        why = self._counters.take()
-        self._taken_ns = self.clock.now_ns()
-        return why or self._counters.values(list(GPM_METRICS.values()))
 
     def sample(self, last: bool = False) -> Sequence[Sample]:
         """The windows that end now; nothing until the pair is ``PERIOD_S`` long, give or take.

@@ -59,7 +59,7 @@ PCIE = "nvmlDeviceGetPcieThroughput (counts for 20 ms, in turn; without GPM alon
 UP = _metric(
     "gpu_up",
     "share",
-    "1 while the GPU answers, 0 when it is lost",
+    "1 while the GPU answers, 0 when it is lost or answers nothing",
     "return codes of all NVML calls",
 )
 GPU_UTIL = _metric(

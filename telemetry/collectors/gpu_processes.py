@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from infra import nvml
 from infra.nvml import UNTOLD_MEMORY
-from infra.nvml_buffers import Used, used
+from infra.nvml_buffers import MOST_PERCENT, Used, used
 from telemetry.clock import Clock
 from telemetry.collectors.gpu_losses import Losses
 from telemetry.collectors.gpu_metrics import (
@@ -129,7 +130,8 @@ class ProcessMemorySource:
 class ProcessSource:
     """What the processes on one GPU used of it: all together, and those of this run.
 
-    A window is from question to question; a process without a sample in it did nothing on the GPU.
+    A window is from question to question; a process without a sample in it did nothing on the GPU,
+    unless the window is the last one and so short that the driver may not have looked meanwhile.
     """
 
     gpu: nvml.Gpu
@@ -140,6 +142,8 @@ class ProcessSource:
     _strangers: set[int] = field(default_factory=set, repr=False)
     """As above."""
     _seen_us: int = field(default=0, repr=False)
+    _apart_us: int = field(default=0, repr=False)
+    """The longest distance of two stamps that came one after another; 0 until there were two."""
     _since_ns: int = field(default=0, repr=False)
 
     def open(self) -> list[Series]:
@@ -156,8 +160,17 @@ class ProcessSource:
         return list(self._series.values())
 
     def _see(self, found: Sequence[Used] | nvml.Absent) -> None:
-        if not isinstance(found, nvml.Absent):
-            self._seen_us = max([self._seen_us, *(one.stamp_us for one in found)])
+        if isinstance(found, nvml.Absent):
+            return
+        stamps = sorted({one.stamp_us for one in found})
+        known = [self._seen_us, *stamps] if self._seen_us else stamps
+        self._apart_us = max([self._apart_us, *(after - one for one, after in pairwise(known))])
+        self._seen_us = max([self._seen_us, *stamps])
+
+    def _looked_ns(self) -> int:
+        """So long a window without a sample has to be for the driver to have looked in it."""
+        second_ns = int(PROCESS_S * _NS)
+        return min(self._apart_us * 1000, second_ns) if self._apart_us else second_ns
 
     def sample(self, last: bool = False) -> Sequence[Sample]:
         """The window since the last question, when it is long enough, or as the last there is."""
@@ -173,13 +186,15 @@ class ProcessSource:
             self.lost.lose(self.gpu, first, found, end_ns, more)
             return ()
         self._see(found)
+        if last and not found and end_ns - start_ns < self._looked_ns():
+            return ()
         return [
             Sample(end_ns, self._series[metric], float(value), start_ns)
             for metric, value in self._sums(means(found), end_ns).items()
         ]
 
     def _sums(self, use: dict[int, tuple[float, float]], ts_ns: int) -> dict[Metric, float]:
-        sums = {ALL_SM: sum(sm for sm, _ in use.values()), ALL_MEM: sum(m for _, m in use.values())}
+        sums = dict(zip((ALL_SM, ALL_MEM), _together(use.values()), strict=True))
         if self._series[RUN_SM].reason is not None:
             return sums
         ours = {pid: self.kin.has(pid) for pid in use}
@@ -190,8 +205,16 @@ class ProcessSource:
                 self.lost.lose(self.gpu, run_sm, _unseen(strangers[0]), ts_ns, (run_mem,))
             self._strangers = set(strangers)
             return sums
-        mine = [use[pid] for pid, known in ours.items() if known]
-        return sums | {RUN_SM: sum(sm for sm, _ in mine), RUN_MEM: sum(m for _, m in mine)}
+        mine = _together(use[pid] for pid, known in ours.items() if known)
+        return sums | dict(zip((RUN_SM, RUN_MEM), mine, strict=True))
+
+
+def _together(uses: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """SM and memory percent of several processes."""
+    sm, mem = map(sum, zip((0.0, 0.0), *uses, strict=True))
+    # Each has the mean of the samples that name it: two that take turns are told as if both had
+    # worked all the time, and together they can have no more than the whole GPU.
+    return min(sm, MOST_PERCENT), min(mem, MOST_PERCENT)
 
 
 def _unseen(pid: int) -> nvml.Absent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -33,8 +35,22 @@ WITH_MIG = [_gpu(0), _gpu(0, 0), _gpu(0, 1), _gpu(1)]
         (" 3 , 0 ", ["gpu:3", "gpu:0"]),
         ("0,2,-1,1", ["gpu:0", "gpu:2"]),
         ("0,9,1", ["gpu:0"]),
-        ("1,1", ["gpu:1"]),
-        ("GPU-2abc-02,0", ["gpu:2", "gpu:0"]),
+        ("1,1", []),
+        ("0,1,0", []),
+        ("0,9,0", []),
+        ("0,-1,0", ["gpu:0"]),
+        ("1,1gpu", []),
+        ("1gpu2,2ampere", ["gpu:1", "gpu:2"]),
+        ("+1", ["gpu:1"]),
+        ("-", []),
+        ("0,GPU-1", ["gpu:0"]),
+        ("GPU-2abc-02,0", ["gpu:2"]),
+        ("GPU-2,GPU-1", ["gpu:2", "gpu:1"]),
+        ("GPU-2,GPU-1,GPU-2", []),
+        ("GPU-2,GPU-nowhere,GPU-2", []),
+        ("GPU-2,GPU-2abc", []),
+        ("GPU-2, GPU-1", ["gpu:2"]),
+        ("GPU-2,MIG-1,GPU-1", ["gpu:2"]),
         ("GPU-3", ["gpu:3"]),
         ("GPU-", []),
         ("GPU-nowhere,1", []),
@@ -55,11 +71,13 @@ def test_visible_devices_are_read_as_cuda_reads_them(
         ("MIG-00,MIG-01", ["gpu:0", "gpu:0/mig:0", "gpu:0/mig:1"]),
         ("0", ["gpu:0", "gpu:0/mig:0"]),
         ("1,0", ["gpu:0", "gpu:0/mig:0"]),
-        ("0,MIG-01", ["gpu:0", "gpu:0/mig:1"]),
+        ("0,MIG-01", ["gpu:0", "gpu:0/mig:0"]),
         ("1", ["gpu:1"]),
         ("MIG-0", []),
-        ("1,MIG-00", ["gpu:1", "gpu:0", "gpu:0/mig:0"]),
-        ("MIG-01,MIG-01", ["gpu:0", "gpu:0/mig:1"]),
+        ("1,MIG-00", ["gpu:1"]),
+        ("MIG-01,GPU-1", ["gpu:0", "gpu:0/mig:1"]),
+        ("MIG-01,MIG-01", []),
+        ("MIG-01,MIG-01ff", []),
         ("MIG-GPU-0abc-00/1/0", []),
     ],
 )
@@ -70,21 +88,21 @@ def test_a_mig_instance_brings_its_gpu(setting: str | None, expected: list[str])
 
 @given(st.lists(st.sampled_from([0, 1, 2, 3, 4, 7, -1]), min_size=1, max_size=6))
 def test_the_first_entry_that_names_nothing_ends_the_list(indices: list[int]) -> None:
-    expected: list[int] = []
-    for index in indices:
-        if not 0 <= index < 4:
-            break
-        if index not in expected:
-            expected.append(index)
+    read = list(takewhile(lambda index: index >= 0, indices))
+    repeated = len(set(read)) < len(read)
+    expected = [] if repeated else list(takewhile(lambda index: index < 4, read))
     setting = ",".join(str(index) for index in indices)
     selection = choose(FOUR, {"CUDA_VISIBLE_DEVICES": setting})
     assert [gpu.index for gpu in selection.gpus] == expected
-    assert (selection.note is None) == all(0 <= index < 4 for index in indices)
+    assert (selection.note is None) == (expected == indices)
 
 
 def test_notes_say_what_was_not_understood_or_is_doubtful() -> None:
     assert "'x' names no GPU" in (choose(FOUR, {"CUDA_VISIBLE_DEVICES": "0,x"}).note or "")
     assert "hides all 4 GPUs" in (choose(FOUR, {"CUDA_VISIBLE_DEVICES": ""}).note or "")
+    for setting, entry in (("1,01", "01"), ("GPU-1,GPU-1", "GPU-1"), ("GPU-1,GPU-1a", "GPU-1a")):
+        why = choose(FOUR, {"CUDA_VISIBLE_DEVICES": setting}).note or ""
+        assert f"{setting}: '{entry}' is named a second time, and CUDA then uses no GPU" in why
     mixed = [_gpu(0, name="T4"), _gpu(1, name="H100")]
     by_index = {"CUDA_VISIBLE_DEVICES": "0"}
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in (choose(mixed, by_index).note or "")
@@ -93,6 +111,19 @@ def test_notes_say_what_was_not_understood_or_is_doubtful() -> None:
     assert "of 2 MIG instances CUDA uses one" in (choose(WITH_MIG, {}).note or "")
     assert choose(WITH_MIG, {"CUDA_VISIBLE_DEVICES": "MIG-00,MIG-01"}).note is None
     assert choose([_gpu(0), _gpu(0, 0)], {}).note is None
+
+
+def test_of_instances_the_first_that_can_be_opened_is_watched_and_the_others_say_why() -> None:
+    shut = [replace(_gpu(0, mig_index), uuid="", reason="no permission") for mig_index in range(2)]
+    selection = choose([_gpu(0), *shut, _gpu(0, 2)], {})
+    assert [gpu.entity for gpu in selection.gpus] == ["gpu:0", "gpu:0/mig:2"]
+    why = "gpu:0/mig:0, gpu:0/mig:1 cannot be opened: no permission"
+    assert (selection.note or "").endswith(why)
+    unnamed = choose([_gpu(0), *shut], {"CUDA_VISIBLE_DEVICES": "MIG-01"})
+    assert unnamed.gpus == ()
+    assert "'MIG-01' names no GPU here" in (unnamed.note or "")
+    assert (unnamed.note or "").endswith(why)
+    assert [gpu.entity for gpu in choose([_gpu(0), *shut], {}).gpus] == ["gpu:0", "gpu:0/mig:0"]
 
 
 ENVIRONMENT = (

@@ -72,6 +72,28 @@ def test_mig_instances_follow_their_gpu_and_only_they_are_listed(ask: Ask) -> No
     assert all(row[1].startswith("MIG-") == ("/mig:" in row[0]) for row in rows)
 
 
+REASONS = "tell({g.entity: g.reason for g in gpus})"
+
+
+def test_an_instance_that_cannot_be_opened_stays_in_the_list(ask: Ask) -> None:
+    """Only a slot that NVML does not find is empty."""
+    listed = ask(REASONS, "gpus=1;mig=1;fail=mig0:4")
+    assert list(listed) == ["gpu:0", "gpu:0/mig:0", "gpu:0/mig:1"]
+    assert "no permission" in listed["gpu:0/mig:0"]
+    assert listed["gpu:0/mig:1"] is None
+    every = ask(REASONS, "gpus=1;mig=1;fail=nvmlDeviceGetMigDeviceHandleByIndex:999")
+    assert list(every) == ["gpu:0", *(f"gpu:0/mig:{slot}" for slot in range(7))]
+    assert all("unknown error" in why for entity, why in every.items() if "mig" in entity)
+
+
+def test_instances_that_cannot_be_counted_are_told_as_one(ask: Ask) -> None:
+    listed = ask(REASONS, "gpus=1;mig=1;fail=nvmlDeviceGetMaxMigDeviceCount:10")
+    assert list(listed) == ["gpu:0", "gpu:0/mig:0"]
+    assert "did not answer in time" in listed["gpu:0/mig:0"]
+    none = ask(REASONS, "gpus=1;mig=1;fail=nvmlDeviceGetMaxMigDeviceCount:3")
+    assert list(none) == ["gpu:0"]
+
+
 def test_a_gpu_that_is_lost_before_listing_stays_in_the_list(ask: Ask) -> None:
     first, second = ask("tell([[g.entity, g.reason] for g in gpus])", "lost=1:0")
     assert first == ["gpu:0", None]

@@ -119,6 +119,21 @@ def test_a_pair_can_fail_as_a_whole(ask: Ask) -> None:
     assert "another program" in values["reason"]
 
 
+def test_after_a_first_sample_that_failed_it_can_be_opened_again(ask: Ask) -> None:
+    code = """
+gpm = Gpm(gpu=gpus[0])
+failure = gpm.open()
+again = gpm.open()
+time.sleep(0.12)
+tell([failure, again, gpm.take(), gpm.values([SM_UTIL])])
+"""
+    for failing in ("nvmlGpmSampleGet:19", "nvmlDeviceGetArchitecture:10"):
+        failure, again, taken, (sm,) = ask(code, f"gpus=1;gpm_swing=0;once={failing}")
+        assert failure["reason"]
+        assert again is taken is None
+        assert sm == pytest.approx(50)
+
+
 def test_a_vgpu_guest_that_has_its_instance_alone_has_gpm(ask: Ask) -> None:
     _, (sm,) = ask("tell(pair(gpus[0], [SM_UTIL]))", "gpus=1;virtualization=2;gpm_vgpu=1")
     assert sm > 0

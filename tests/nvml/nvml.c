@@ -6,11 +6,14 @@
  *
  *   gpus=2              number of GPUs
  *   virtualization=0    0 bare metal, 1 passthrough, 2 vGPU guest
- *   mig=0               1: MIG enabled, two instances on each GPU, no utilization
+ *   mig=0               1: MIG enabled, two instances on each GPU, no utilization. "mig0:4" in fail=:
+ *                       the first of them cannot be opened
  *   architecture=9      9 Hopper, 7 Ampere, 5 Volta
  *   device_id=0x2335    PCI device id (0x20xx is a GA100)
  *   init=0              code that nvmlInitWithFlags returns
  *   fail=NAME:CODE,...  these functions return this code; "field186:3" fails one field value
+ *   once=NAME:CODE,...  these functions, fields and slots return this code the first time
+ *   fail_all=CODE       every question about a GPU returns this code
  *   lost=I:T,...        GPU I is lost T seconds after nvmlInit
  *   energy_back=I:T:J   GPU I's energy counter drops by J joules T seconds after nvmlInit
  *   power_w=200;power_swing_w=100;power_period_s=4
@@ -155,11 +158,11 @@ static double number(const char *key, double otherwise)
     return value ? (strncmp(value, "0x", 2) ? strtod(value, NULL) : (double)strtoull(value, NULL, 16)) : otherwise;
 }
 
-/* The code after "name:" in the list fail=, or SUCCESS. */
-static unsigned int failure(const char *name)
+/* The code after "name:" in the list of a key, or SUCCESS. */
+static unsigned int listed(const char *key, const char *name)
 {
     size_t length = strlen(name);
-    for (const char *at = text("fail"); at && *at && *at != ';'; at++) {
+    for (const char *at = text(key); at && *at && *at != ';'; at++) {
         if (!strncmp(at, name, length) && at[length] == ':')
             return (unsigned int)strtoul(at + length + 1, NULL, 10);
         while (*at && *at != ',' && *at != ';')
@@ -168,6 +171,24 @@ static unsigned int failure(const char *name)
             break;
     }
     return SUCCESS;
+}
+
+/* Whether this is the first time that the function of this name is asked for. */
+static int is_first(const char *name)
+{
+    static char seen[SCENARIO_SIZE];
+    char entry[64];
+    snprintf(entry, sizeof entry, ";%s;", name);
+    if (strstr(seen, entry))
+        return 0;
+    strncat(seen, entry, sizeof seen - strlen(seen) - 1);
+    return 1;
+}
+
+static unsigned int failure(const char *name)
+{
+    unsigned int code = listed("fail", name), once = listed("once", name);
+    return code ? code : once && is_first(name) ? once : SUCCESS;
 }
 
 static int is_lost(int index)
@@ -227,6 +248,8 @@ static unsigned int check(const device_t *device, const char *name)
     if (!initialized)
         return UNINITIALIZED;
     unsigned int code = failure(name);
+    if (!code)
+        code = (unsigned int)number("fail_all", SUCCESS);
     if (code)
         return code;
     if (!device)
@@ -355,7 +378,12 @@ unsigned int nvmlDeviceGetMaxMigDeviceCount(const device_t *device, unsigned int
 
 unsigned int nvmlDeviceGetMigDeviceHandleByIndex(const device_t *device, unsigned int index, device_t **instance)
 {
+    char name[24];
     ENTER(device);
+    snprintf(name, sizeof name, "mig%u", index);
+    unsigned int code = failure(name);
+    if (code)
+        return code;
     if (!number("mig", 0) || index >= MIG_INSTANCES)
         return NOT_FOUND;
     *instance = &devices[device->index][1 + index];
@@ -563,8 +591,9 @@ unsigned int nvmlDeviceGetSamples(const device_t *device, unsigned int type, uns
     unsigned int found = 0;
     ENTER(device);
     snprintf(name, sizeof name, "samples%u", type);
-    if (failure(name))
-        return failure(name);
+    unsigned int code = failure(name);
+    if (code)
+        return code;
     if (type > 6 || type == 3 || type == 4 || ((type == 1 || type == 2) && number("mig", 0)))
         return NOT_SUPPORTED;
     if (!samples) {
@@ -710,7 +739,7 @@ unsigned int nvmlGpmMetricsGet(gpm_metrics_get_t *get)
     if (get->version != 1)
         return ARGUMENT_VERSION_MISMATCH;
     const gpm_sample_t *one = get->sample1, *two = get->sample2;
-    if (!one || !two || one->device != two->device || one->mig != two->mig || get->count > GPM_METRIC_MAX)
+    if (!one || !two || one->device != two->device || one->mig != two->mig || !one->t || get->count > GPM_METRIC_MAX)
         return INVALID_ARGUMENT;
     double apart = two->t - one->t;
     for (unsigned int i = 0; i < get->count; i++) {

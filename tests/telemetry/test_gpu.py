@@ -164,7 +164,7 @@ def test_two_healthy_gpus_tell_everything_and_agree_with_the_truth(watch: Watch)
 
 @pytest.mark.needs("gcc")
 def test_a_sample_asks_one_blocking_question_and_all_get_their_turn(watch: Watch) -> None:
-    seen = watch(f"{AMPERE};pcie_rx_kb=3000;pcie_tx_kb=70", steps=8)
+    seen = watch(f"{AMPERE};pcie_rx_kb=3000;pcie_tx_kb=70;process_util=self:30:10", steps=8)
     asked = [[row for row in rows if row[2].startswith("pcie_")] for rows in seen.rounds]
     assert [len(rows) for rows in asked] == [1] * 8
     turns = [(rows[0][1], rows[0][2]) for rows in asked]
@@ -208,7 +208,7 @@ def test_what_moves_slowly_is_asked_once_a_second_and_at_the_end(watch: Watch) -
 
 @pytest.mark.needs("gcc")
 def test_a_vgpu_guest_says_which_fields_are_missing_and_why(watch: Watch) -> None:
-    seen = watch(VGPU)
+    seen = watch(f"{VGPU};process_util=self:30:10")
     missing = {metric for (_, metric), reason in seen.reasons.items() if reason is not None}
     assert missing == {
         "power_instant_w",
@@ -276,6 +276,60 @@ def test_a_gpu_that_is_lost_before_the_run_is_absent_with_its_reason(watch: Watc
     assert [value for _, value in seen.values["gpu:1", "gpu_up"]] == [0.0] * 4
     assert {metric for entity, metric in seen.values if entity == "gpu:1"} == {"gpu_up"}
     assert seen.present("gpu:0") == {metric.name for metric in METRICS} - PCIE
+
+
+@pytest.mark.needs("gcc")
+def test_a_gpu_that_answers_nothing_is_down_and_told_once(watch: Watch) -> None:
+    seen = watch("gpus=2", steps=12, edits={4: "fail_all=999", 8: "fail_all="})
+    for entity in ("gpu:0", "gpu:1"):
+        up = [value for _, value in seen.values[entity, "gpu_up"]]
+        assert up == [1.0] * 4 + [0.0] * 4 + [1.0] * 4
+        ended = [metric for gpu, metric, _ in seen.ended if gpu == entity]
+        assert sorted(ended) == sorted(seen.present(entity) - {"gpu_up"})
+    assert {row[2] for rows in seen.rounds[4:8] for row in rows} == {"gpu_up"}
+    assert [loss.split(" at ")[0].split(" (")[0] for loss in seen.losses] == ["gpu:0", "gpu:1"]
+    assert all("unknown error" in loss for loss in seen.losses)
+
+
+@pytest.mark.needs("gcc")
+def test_an_instance_that_still_lists_its_processes_is_not_down(watch: Watch) -> None:
+    edits = {4: "fail=nvmlDeviceGetMemoryInfo_v2:999"}
+    seen = watch("gpus=1;mig=1", steps=12, edits=edits, visible="MIG-000000b0")
+    assert {value for _, value in seen.values["gpu:0/mig:0", "gpu_up"]} == {1.0}
+    later = {row[2] for rows in seen.rounds[8:] for row in rows if row[1] == "gpu:0/mig:0"}
+    assert {"gpm_sm_util_percent", "gpu_processes"} <= later
+
+
+@pytest.mark.needs("gcc")
+def test_an_instance_of_which_nothing_is_asked_at_ticks_is_up_while_its_card_is(
+    watch: Watch, tmp_path: Path
+) -> None:
+    folder = build(tmp_path / "old", without=["nvmlDeviceGetMemoryInfo_v2"])
+    seen = watch("gpus=1;mig=1", steps=12, edits={8: "lost=0:0"}, folder=folder)
+    assert "older driver" in (seen.reasons["gpu:0/mig:0", "gpu_mem_used_bytes"] or "")
+    up = [value for _, value in seen.values["gpu:0/mig:0", "gpu_up"]]
+    assert up == [1.0] * 8 + [0.0] * 4
+    assert seen.values["gpu:0/mig:0", "gpm_sm_util_percent"]
+    assert seen.values["gpu:0/mig:0", "gpu_processes"]
+    (loss,) = (one for one in seen.losses if "the GPU is lost" in one)
+    assert loss.startswith("gpu:0 (")
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize("code", [10, 19, 21, 999])
+def test_what_fails_once_on_opening_is_asked_again(watch: Watch, code: int) -> None:
+    failing = ("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetMemoryInfo_v2", "field186")
+    seen = watch("gpus=1;once=" + ",".join(f"{name}:{code}" for name in failing), steps=2)
+    assert seen.present("gpu:0") == {metric.name for metric in METRICS} - PCIE
+    assert {"energy_j", "gpu_mem_used_bytes", "power_instant_w"} <= {m for _, m in seen.values}
+
+
+@pytest.mark.needs("gcc")
+def test_what_fails_for_good_is_absent_at_once(watch: Watch) -> None:
+    seen = watch("gpus=1;once=nvmlDeviceGetTotalEnergyConsumption:3", steps=2)
+    assert "not supported" in (seen.reasons["gpu:0", "energy_j"] or "")
+    still = watch("gpus=1;fail=nvmlDeviceGetTotalEnergyConsumption:10", steps=2)
+    assert "in time" in (still.reasons["gpu:0", "energy_j"] or "")
 
 
 @pytest.mark.needs("gcc")
@@ -404,6 +458,25 @@ def test_under_mig_the_card_has_power_and_each_instance_its_memory(watch: Watch)
 def test_of_instances_that_nobody_named_the_first_is_this_runs(watch: Watch) -> None:
     seen = watch("gpus=2;mig=1")
     assert {entity for entity, _ in seen.reasons} == {"gpu:0", "gpu:0/mig:0"}
+    (note,) = seen.losses
+    assert "of 4 MIG instances CUDA uses one" in note
+
+
+@pytest.mark.needs("gcc")
+def test_what_is_to_be_known_about_the_selection_is_told(watch: Watch) -> None:
+    seen = watch(visible="1,x")
+    assert {entity for entity, _ in seen.reasons} == {"gpu:1"}
+    (note,) = seen.losses
+    assert "'x' names no GPU here" in note
+
+
+@pytest.mark.needs("gcc")
+def test_an_instance_that_cannot_be_opened_is_absent_with_its_reason(watch: Watch) -> None:
+    seen = watch("gpus=1;mig=1;fail=nvmlDeviceGetMigDeviceHandleByIndex:4")
+    assert seen.present("gpu:0/mig:0") == {"gpu_up"}
+    assert "no permission" in (seen.reasons["gpu:0/mig:0", "gpu_mem_used_bytes"] or "")
+    assert {value for _, value in seen.values["gpu:0/mig:0", "gpu_up"]} == {0.0}
+    assert {value for _, value in seen.values["gpu:0", "gpu_up"]} == {1.0}
 
 
 @pytest.mark.needs("gcc")
@@ -588,6 +661,35 @@ def test_a_pair_that_is_of_no_use_on_opening_is_taken_again(watch: Watch) -> Non
     late = watch("gpus=1;gpm_held_s=0.35", steps=8)
     assert late.reasons["gpu:0", "gpm_sm_util_percent"] is None
     assert _gpm_rows(late)
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize(
+    ("scenario", "entity", "percent"),
+    [
+        ("once=nvmlGpmSampleGet:19", "gpu:0", 50),
+        ("once=nvmlDeviceGetArchitecture:10", "gpu:0", 50),
+        ("mig=1;once=nvmlGpmMigSampleGet:10", "gpu:0/mig:0", 60),
+    ],
+)
+def test_no_pair_begins_with_a_sample_that_failed(
+    watch: Watch, scenario: str, entity: str, percent: float
+) -> None:
+    seen = watch(f"gpus=1;gpm_swing=0;{scenario}", steps=6)
+    assert seen.reasons[entity, "gpm_sm_util_percent"] is None
+    values = [value for _, value in seen.values[entity, "gpm_sm_util_percent"]]
+    assert values == pytest.approx([percent] * len(values))
+    assert values
+
+
+@pytest.mark.needs("gcc")
+def test_a_last_window_in_which_the_driver_did_not_look_is_not_idle(watch: Watch) -> None:
+    seen = watch("gpus=1;process_util=1:20:5", steps=14, edits={11: "process_util="})
+    assert [value for _, value in seen.values["gpu:0", "gpu_processes_sm_percent"]] == [20]
+    never = watch("gpus=1", steps=4)
+    assert not never.values["gpu:0", "gpu_processes_sm_percent"]
+    idle = watch("gpus=1", steps=13)
+    assert [value for _, value in idle.values["gpu:0", "gpu_processes_sm_percent"]] == [0]
 
 
 @pytest.mark.needs("gcc")
