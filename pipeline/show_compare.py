@@ -101,9 +101,13 @@ def power_lines(times: Sequence[Compared]) -> list[str]:
             continue
         needed = row.runs_for_5_percent
         runs = f"{needed} runs a side" if needed else "more runs than anybody makes"
+        shared = ""
+        if row.drift:
+            runs = "runs of more sittings, not more runs"
+            shared = f", {percent(row.drift)} of it from sitting to sitting"
         lines.append(
-            f"{row.stage}: varies by {percent(row.spread)}; {percent(row.smallest)} could have "
-            f"been found, {100 * WANTED:g} % would need {runs}"
+            f"{row.stage}: varies by {percent(row.spread)}{shared}; {percent(row.smallest)} could "
+            f"have been found, {100 * WANTED:g} % would need {runs}"
         )
     return lines
 

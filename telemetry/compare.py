@@ -18,7 +18,7 @@ from telemetry.explain import (
     explain,
 )
 from telemetry.published_recipe import is_same_recipe
-from telemetry.reference import DURATION, Entry, Reference, StageEntries
+from telemetry.reference import DURATION, Entry, Reference, StageEntries, sittings_of
 
 SCHEMA = "stagescope.comparison/1"
 ALPHA_TIMES, ALPHA_REST = 0.04, 0.01
@@ -221,14 +221,16 @@ def compare(
             f"{a.name} and {b.name} are of different recipes and say nothing of each other: {why}"
         )
     stages = [stage for stage in a.stages if stage.name in b.by_stage]
+    sittings = sittings_of(a, b)
     times = family(
         [(stage.name, stage.duration, b.by_stage[stage.name].duration) for stage in stages],
         ALPHA_TIMES,
         tolerance,
+        sittings,
     )
     pairs = [(s.name, *pair) for s in stages for pair in _pairs(s, b.by_stage[s.name])]
     large = [pair for pair in pairs if not _is_too_small(pair[1], pair[2])]
-    rest = family(large, ALPHA_REST, tolerance)
+    rest = family(large, ALPHA_REST, tolerance, sittings)
     environment = environment_differences(a, b)
     return Comparison(
         a=a,

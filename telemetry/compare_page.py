@@ -10,7 +10,7 @@ from typing import Any
 
 from telemetry.compare import ALPHA_REST, ALPHA_TIMES, Comparison
 from telemetry.compare_timeline import Timeline, drawings, timeline
-from telemetry.compared import FAR_OFF, Compared, percent
+from telemetry.compared import FAR_OFF, QUIET, Compared, percent
 from telemetry.reference import Reference
 from telemetry.report_html import Html, cell, heading, human, join, number, table, tag
 
@@ -133,20 +133,35 @@ def _times(comparison: Comparison) -> Html:
             cell(row.interval(), num=True),
             cell(_forest(row, widest, comparison.tolerance)),
             cell(_verdict(row)),
-            cell(percent(row.spread) or "–", num=True),
+            cell(_varies(row), num=True),
             cell(percent(row.smallest) or "–", num=True),
-            cell(f"{row.runs_for_5_percent} runs" if row.runs_for_5_percent else "", num=True),
+            cell(_needs(row), num=True),
         )
         for row in comparison.times
     ]
     hint = (
         f"Intervals hold for all stages at once (false alarm in one of these families: "
         f"{100 * ALPHA_TIMES:g} %). Grey: within {percent(comparison.tolerance)}, where a stage is "
-        "called the same. 5 % needs: runs on each side, where a stage varies by more than 1 %."
+        "called the same. 5 % needs: runs on each side, where a stage varies by more than 1 %. "
+        "By the sitting: what runs that were made in a row have in common, and others have not."
     )
     return join(
         [table(head, rows, caption="Stage times", class_="times"), tag("p", hint, class_="hint")]
     )
+
+
+def _varies(row: Compared) -> Any:
+    if row.spread is None:
+        return "–"
+    if not row.drift:
+        return percent(row.spread)
+    return join([percent(row.spread), tag("small", f"{percent(row.drift)} by the sitting")])
+
+
+def _needs(row: Compared) -> str:
+    if row.drift and row.spread is not None and row.spread > QUIET:
+        return "more sittings"
+    return f"{row.runs_for_5_percent} runs" if row.runs_for_5_percent else ""
 
 
 def _held_back(comparison: Comparison) -> Html | None:

@@ -21,6 +21,7 @@ from telemetry.statistics import (
     digits,
     half_width,
     holm,
+    over_sittings,
     runs_needed,
     smallest,
     welch,
@@ -116,7 +117,8 @@ class Compared:
     at once (null with one run a side). ``change``, ``change_low``,
     ``change_high``: the same as shares of A, null where A is below its grain. ``chance`` is of so
     large a difference among equals, ``adjusted`` after correction for the family. ``spread``: of a
-    run, relative. ``smallest``: the least change that would have been found in 9 of 10 cases.
+    run, relative. ``drift``: the part of it that the runs of one sitting share, null where too few
+    sittings tell it. ``smallest``: the least change that would have been found in 9 of 10 cases.
     """
 
     stage: str
@@ -137,6 +139,7 @@ class Compared:
     chance: float
     adjusted: float
     spread: float | None
+    drift: float | None
     smallest: float | None
     runs_for_5_percent: int | None
     verdict: Verdict
@@ -208,21 +211,25 @@ def percent(share: float | None, *, signed: bool = False) -> str:
 
 
 def family(
-    pairs: Sequence[tuple[str, Entry, Entry]], alpha: float, tolerance: float
+    pairs: Sequence[tuple[str, Entry, Entry]],
+    alpha: float,
+    tolerance: float,
+    sittings: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> tuple[Compared, ...]:
-    """All figures of one family, corrected for each other."""
+    """All figures of one family, corrected for each other.
+
+    ``sittings``: in which each run of A and of B was made; empty where that says nothing.
+    """
     if not pairs:
         return ()
     rules = [rule_of(a) for _, a, _ in pairs]
-    each = [
-        welch(rule.scaled(a.known), rule.scaled(b.known), rule.floor)
-        for rule, (_, a, b) in zip(rules, pairs, strict=True)
-    ]
+    each = [_difference(rule, a, b, sittings) for rule, (_, a, b) in zip(rules, pairs, strict=True)]
     together = Difference(
         value=np.array([one.value for one in each]),
         error=np.array([one.error for one in each]),
         df=np.array([one.df for one in each]),
         spread=np.array([one.spread for one in each]),
+        between=np.array([one.between for one in each]),
     )
     margins = np.array([rule.margin for rule in rules])
     chances = chance(together, margins)
@@ -242,6 +249,7 @@ def family(
                 alone=_known(alone[i]),
                 least=_known(least[i]),
                 spread=_known(together.spread[i]),
+                drift=_known(np.asarray(together.between)[i]),
                 chance=float(chances[i]),
                 adjusted=float(adjusted[i]),
                 alpha=alpha,
@@ -251,6 +259,19 @@ def family(
         )
         for i, (stage, a, b) in enumerate(pairs)
     )
+
+
+def _difference(
+    rule: Rule, a: Entry, b: Entry, sittings: tuple[Sequence[int], Sequence[int]]
+) -> Difference:
+    of_a, of_b = (
+        [place for place, value in zip(of, one.values, strict=False) if value is not None]
+        for one, of in zip((a, b), sittings, strict=True)
+    )
+    sides = rule.scaled(a.known), rule.scaled(b.known)
+    if not of_a or not of_b:
+        return welch(*sides, rule.floor)
+    return over_sittings(*sides, of_a, of_b, rule.floor)
 
 
 def _known(value: float) -> float | None:
@@ -271,6 +292,7 @@ class _Tested:
     alone: float | None
     least: float | None
     spread: float | None
+    drift: float | None
     chance: float
     adjusted: float
     alpha: float
@@ -303,7 +325,7 @@ def _compared(stage: str, a: Entry, b: Entry, told: _Tested, tolerance: float) -
     elif told.alone is not None and abs(told.step) + told.alone <= math.log1p(tolerance):
         verdict = "same"
     needed = None
-    if is_time and told.spread is not None and told.spread > QUIET:
+    if is_time and told.spread is not None and told.spread > QUIET and not told.drift:
         needed = runs_needed(told.spread, math.log1p(WANTED), told.share, rule.margin)
     return Compared(
         stage=stage,
@@ -324,6 +346,7 @@ def _compared(stage: str, a: Entry, b: Entry, told: _Tested, tolerance: float) -
         chance=told.chance,
         adjusted=told.adjusted,
         spread=told.spread,
+        drift=told.drift,
         smallest=share(told.least),
         runs_for_5_percent=needed,
         verdict=verdict,

@@ -66,6 +66,7 @@ def reference_of(
         runs=len(runs),
         measured={
             "from": _when(min(one.record["started_ns"] for one in runs)),
+            "began": [_when(one.record["started_ns"]) for one in runs],
             "to": _when(max(one.record["ended_ns"] or one.record["started_ns"] for one in runs)),
         },
         environment=environments[0],

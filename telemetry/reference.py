@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -20,7 +21,9 @@ from typing import Any
 from telemetry.runfolder import write_atomically
 from telemetry.statistics import digits
 
-SCHEMA = "stagescope.reference/2"
+SCHEMA = "stagescope.reference/3"
+PAUSE_S = 60.0
+"""Runs are of one sitting that begin within a run's length and this of the end of another."""
 DURATION = ("stage", "duration_seconds", "total")
 """The row that is a stage's own time."""
 
@@ -110,6 +113,14 @@ class StageEntries:
         return next(iter(_by_number(counted)), "")
 
 
+def sittings_of(a: Reference, b: Reference) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sittings of both sides; none where they were made in turn, for then both drift alike."""
+    ends = [(min(one._began_s), max(one._began_s) + one.length_s) for one in (a, b) if one._began_s]
+    if len(ends) < 2 or max(low for low, _ in ends) < min(high for _, high in ends):
+        return (), ()
+    return a.sittings, b.sittings
+
+
 def _by_number(counted: Counter[str]) -> list[str]:
     return sorted(counted, key=lambda one: (-counted[one], one))
 
@@ -122,12 +133,34 @@ class Reference:
     recipe: Mapping[str, Any]
     recipe_digest: str
     runs: int
-    measured: Mapping[str, str]
+    measured: Mapping[str, Any]
     environment: Mapping[str, Any]
     stages: tuple[StageEntries, ...]
     varied: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     absent: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stagescope: str = ""
+
+    @cached_property
+    def sittings(self) -> tuple[int, ...]:
+        """In which sitting each run was made, counted from 0; empty where that is not known."""
+        found = [0] * self.runs if self._began_s else []
+        last_s, sitting = float("inf"), 0
+        for place in sorted(range(len(self._began_s)), key=self._began_s.__getitem__):
+            if self._began_s[place] - last_s > 2 * self.length_s + PAUSE_S:
+                sitting += 1
+            found[place], last_s = sitting, self._began_s[place]
+        return tuple(found)
+
+    @cached_property
+    def _began_s(self) -> tuple[float, ...]:
+        """When each run began, s UTC; empty where that was not kept."""
+        began = self.measured.get("began") or ()
+        return tuple(datetime.fromisoformat(one).timestamp() for one in began)
+
+    @property
+    def length_s(self) -> float:
+        """How long a run goes on, from its start to the end of its last stage."""
+        return max((one.start_s + one.duration.median for one in self.stages), default=0.0)
 
     @cached_property
     def by_stage(self) -> dict[str, StageEntries]:
@@ -211,8 +244,15 @@ def _without_verdicts(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "schema": "stagescope.reference/2", "stages": stages}
 
 
+def _without_times(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 did not keep when each run began."""
+    measured = {**document["measured"], "began": []}
+    return {**document, "schema": "stagescope.reference/3", "measured": measured}
+
+
 _UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "stagescope.reference/1": _without_verdicts
+    "stagescope.reference/1": _without_verdicts,
+    "stagescope.reference/2": _without_times,
 }
 """Older schemas that are still read: each to the document that the next one would have."""
 

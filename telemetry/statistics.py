@@ -8,6 +8,7 @@ axes are independent of each other, so that a study can put a million comparison
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -21,6 +22,8 @@ POWER = 0.9
 """How often a difference must be found that is called one that could have been found."""
 MOST_RUNS = 500
 """Beyond so many runs a side nothing is asked for."""
+LEAST_SITTINGS = 3
+"""With fewer, how much sittings differ is anybody's guess: two are alike or not by chance."""
 _TERMS = 300
 _ENOUGH = 1e-13
 _lgamma = np.vectorize(math.lgamma, otypes=[float])
@@ -84,13 +87,15 @@ def _fraction(a: Floats, b: Floats, x: Floats) -> Floats:
 class Difference:
     """Mean of B less mean of A, its standard error, degrees of freedom, and spread of one run.
 
-    NaN error and degrees: a single run a side says nothing of its own spread.
+    NaN error and degrees: a single run a side says nothing of its own spread. ``between``: the part
+    of the spread that all runs of a sitting have in common, NaN where it is not known.
     """
 
     value: Floats
     error: Floats
     df: Floats
     spread: Floats
+    between: Floats | float = math.nan
 
 
 def welch(a: Floats, b: Floats, floor: npt.ArrayLike = 0.0) -> Difference:
@@ -129,6 +134,56 @@ def welch(a: Floats, b: Floats, floor: npt.ArrayLike = 0.0) -> Difference:
         df=np.where(np.isfinite(df), df, many_a + many_b - 2.0),
         spread=np.sqrt((of_a + of_b) / 2),
     )
+
+
+def over_sittings(
+    a: Floats, b: Floats, of_a: Sequence[int], of_b: Sequence[int], floor: npt.ArrayLike = 0.0
+) -> Difference:
+    """Compare runs along the last axis that were made in sittings: ``of_a``, ``of_b`` say in which.
+
+    A machine differs from one hour to the next, and runs in a row share that: they are no news of
+    it, however many there are. So the spread has two parts (a one-way layout of random effects):
+    within a sitting, of all sittings that have two runs, and between those of one side. The degrees
+    are Satterthwaite's. As ``welch`` where one of the two cannot be told.
+    """
+    sides = [_sittings(a, of_a), _sittings(b, of_b)]
+    apart = sum(len(side) - 1 for side in sides)
+    inside = sum(one.shape[-1] - 1 for side in sides for one in side)
+    plain = welch(a, b, floor)
+    if apart < LEAST_SITTINGS - 1 or not inside:
+        return plain
+    squares = sum(_squares(one) for side in sides for one in side)
+    within = np.maximum(squares / inside, np.square(np.asarray(floor, float)))
+    spread, size = np.zeros(plain.value.shape), 0.0
+    for whole, side in zip((a, b), sides, strict=True):
+        many, middle = whole.shape[-1], whole.mean(-1)
+        lengths = [one.shape[-1] for one in side]
+        spread = spread + sum(one.shape[-1] * np.square(one.mean(-1) - middle) for one in side)
+        size += many - sum(length**2 for length in lengths) / many
+    between = np.maximum(spread / apart - within, 0.0) / (size / apart)
+    of_runs = within * (1 / a.shape[-1] + 1 / b.shape[-1])
+    of_sittings = between * sum(
+        (one.shape[-1] / whole.shape[-1]) ** 2
+        for whole, side in zip((a, b), sides, strict=True)
+        for one in side
+    )
+    return Difference(
+        value=plain.value,
+        error=np.sqrt(of_runs + of_sittings),
+        df=np.square(of_runs + of_sittings)
+        / (np.square(of_runs) / inside + np.square(of_sittings) / apart),
+        spread=np.sqrt(within + between),
+        between=np.sqrt(between),
+    )
+
+
+def _sittings(runs: Floats, of: Sequence[int]) -> list[Floats]:
+    return [runs[..., [place == one for place in of]] for one in dict.fromkeys(of)]
+
+
+def _squares(runs: Floats) -> Floats:
+    """Sum of squares about the mean of a sitting."""
+    return np.asarray(np.square(runs - runs.mean(-1, keepdims=True)).sum(-1))
 
 
 def chance(difference: Difference, margin: npt.ArrayLike = 0.0) -> Floats:

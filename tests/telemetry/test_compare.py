@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,35 @@ def test_a_card_of_which_no_run_held_memory_decides_nothing(
     got = compare(*sides)
     assert "power_instant_w" in {row.metric for row in got.found}
     assert got.outcome == outcome
+
+
+def sat(out: Path, name: str, times: Sequence[tuple[float, float]]) -> Reference:
+    """Runs that began at such minutes and whose training took so many seconds."""
+    folders = [
+        made_run(out / name, number, {"processing": 4.0 + number / 1000, "training": took})
+        for number, (_, took) in enumerate(times, 1)
+    ]
+    start = datetime(2026, 12, 1, tzinfo=UTC)
+    at = [f"{start + timedelta(minutes=minute):%Y-%m-%dT%H:%M:%SZ}" for minute, _ in times]
+    made = reference_of(name, folders)
+    return replace(made, measured={**made.measured, "began": at})
+
+
+def test_a_machine_that_differs_from_hour_to_hour_is_the_same(tmp_path: Path) -> None:
+    """Published over five hours, in two of which it was slow; run again in a slow one."""
+    hours = [(0, 10.0), (1, 10.1), (60, 10.9), (120, 10.1), (180, 10.0), (240, 11.0), (241, 10.9)]
+    slow = [(600, 10.8), (600.5, 10.9), (601, 10.85), (601.5, 10.95)]
+    got = compare(sat(tmp_path, "a", hours), sat(tmp_path, "b", slow))
+    assert got.outcome == "same"
+    training = got.times[1]
+    assert training.drift == pytest.approx(0.045, abs=0.01)
+    assert training.runs_for_5_percent is None
+    assert "by the sitting" in render(got)
+    assert "more sittings" in render(got)
+    at_once = [(place / 2, took) for place, (_, took) in enumerate(hours)]
+    assert compare(sat(tmp_path, "c", at_once), sat(tmp_path, "d", slow)).times[1].drift is None
+    far = [(minute, 1.4 * took) for minute, took in slow]
+    assert compare(sat(tmp_path, "e", hours), sat(tmp_path, "f", far)).outcome == "differs"
 
 
 def test_gpus_are_compared_by_their_place_in_the_run(tmp_path: Path) -> None:

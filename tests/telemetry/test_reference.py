@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,15 @@ from telemetry.profile import Row
 from telemetry.pseudonyms import Pseudonyms
 from telemetry.publish import reference_of, unnamed
 from telemetry.published_recipe import is_same_recipe, published_recipe, recipe_difference
-from telemetry.reference import Reference, digest_of, read_reference, write_reference
+from telemetry.reference import (
+    Reference,
+    digest_of,
+    read_reference,
+    sittings_of,
+    write_reference,
+)
 from telemetry.runfolder import RunFolder
-from tests.telemetry.reference_runs import RECIPE, made_run, row
+from tests.telemetry.reference_runs import RECIPE, made_run, row, side
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/reference.schema.json").read_text())
 TIMES = ((4.0, 9.0), (4.1, 9.2), (4.05, 8.9))
@@ -210,7 +217,39 @@ def test_an_unknown_schema_is_refused(tmp_path: Path) -> None:
         Reference.from_json({**document, "schema": "stagescope.reference/9"})
 
 
-def test_a_profile_of_schema_1_is_read_and_published_again_as_schema_2(tmp_path: Path) -> None:
+def test_a_profile_of_schema_2_says_nothing_of_its_sittings(tmp_path: Path) -> None:
+    reference = reference_of("lab", runs(tmp_path))
+    document = reference.to_json()
+    del document["measured"]["began"]
+    old = Reference.from_json({**document, "schema": "stagescope.reference/2"})
+    assert old.sittings == ()
+    assert sittings_of(old, reference) == ((), ())
+    assert replace(old, measured=reference.measured) == reference
+
+
+def began(*minutes: float) -> list[str]:
+    start = datetime(2026, 12, 1, tzinfo=UTC)
+    return [f"{start + timedelta(minutes=one):%Y-%m-%dT%H:%M:%SZ}" for one in minutes]
+
+
+def test_runs_in_a_row_are_one_sitting(tmp_path: Path) -> None:
+    """Runs here take 14 s: within 88 s of the last one's start, whichever was read first."""
+    made = side(tmp_path, "lab")
+    assert made.length_s == pytest.approx(14, abs=1)
+
+    def at(*minutes: float) -> Reference:
+        return replace(made, measured={**made.measured, "began": began(*minutes)})
+
+    assert at(0, 0.5, 1.9, 60, 3000).sittings == (0, 0, 0, 1, 2)
+    assert at(60, 0, 61, 0.5, 3000).sittings == (1, 0, 1, 0, 2)
+    assert sittings_of(at(0, 1, 9, 10, 20), at(30, 31, 32, 33, 34)) == (
+        (0, 0, 1, 1, 2),
+        (0, 0, 0, 0, 0),
+    )
+    assert sittings_of(at(0, 2, 4, 6, 8), at(1, 3, 5, 7, 9)) == ((), ())  # made in turn
+
+
+def test_a_profile_of_schema_1_is_read_and_published_again_as_the_newest(tmp_path: Path) -> None:
     old = read_reference(Path(__file__).with_name("reference-1.profile.json"))
     assert [stage.name for stage in old.stages] == ["processing", "training"]
     assert all(stage.duration.known and stage.verdicts == "" for stage in old.stages)

@@ -15,12 +15,14 @@ from telemetry.statistics import (
     chance,
     half_width,
     holm,
+    over_sittings,
     runs_needed,
     smallest,
     t_quantile,
     t_tail,
     welch,
 )
+from tests.study.detection import in_sittings
 
 T = st.floats(0, 1e6)
 RUNS = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6)
@@ -157,3 +159,54 @@ def test_what_could_have_been_found_is_found_in_nine_of_ten_cases(runs: int) -> 
 
 def test_a_margin_as_wide_as_what_is_wanted_needs_more_runs_than_there_are() -> None:
     assert runs_needed(0.01, 0.05, 0.01, 0.05) is None
+
+
+def test_sittings_that_cannot_be_told_apart_are_welchs() -> None:
+    random = np.random.default_rng(7)
+    a, b = random.normal(size=(3, 5)), random.normal(size=(3, 4))
+    plain = welch(a, b, 0.1)
+    one_sitting, alone = ([0] * 5, [0] * 4), ([0, 1, 2, 3, 4], [5, 6, 7, 8])
+    two = ([0, 0, 1, 1, 1], [0] * 4)
+    for of_a, of_b in (one_sitting, alone, two):
+        got = over_sittings(a, b, of_a, of_b, 0.1)
+        np.testing.assert_array_equal(got.error, plain.error)
+        assert np.isnan(got.between).all()
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=3, max_size=6),
+    st.integers(2, 5),
+    st.integers(0, 10_000),
+)
+def test_sittings_are_those_of_a_slow_reference(many: list[int], runs: int, seed: int) -> None:
+    """One-way random effects by sums over single runs."""
+    random = np.random.default_rng(seed)
+    sides = [[random.normal(0, 3, size).tolist() for size in many], [random.normal(size=runs)]]
+    flat = [[value for one in side for value in one] for side in sides]
+    of = [[place for place, one in enumerate(side) for _ in one] for side in sides]
+    got = over_sittings(np.array(flat[0]), np.array(flat[1]), of[0], of[1])
+    inside = sum(len(one) - 1 for side in sides for one in side)
+    within = sum((v - np.mean(one)) ** 2 for side in sides for one in side for v in one) / inside
+    whole, apart = np.mean(flat[0]), len(many) - 1
+    spread = sum((np.mean(one) - whole) ** 2 for one in sides[0] for _ in one) / apart
+    size = (len(flat[0]) - sum(len(one) ** 2 for one in sides[0]) / len(flat[0])) / apart
+    between = max(0.0, (spread - within) / size)
+    shares = sum((len(one) / len(flat[0])) ** 2 for one in sides[0]) + 1.0
+    of_runs, of_sittings = within * (1 / len(flat[0]) + 1 / runs), between * shares
+    assert got.value == pytest.approx(np.mean(flat[1]) - whole)
+    assert got.error == pytest.approx(math.sqrt(of_runs + of_sittings))
+    assert got.between == pytest.approx(math.sqrt(between), abs=1e-7)
+    assert got.spread == pytest.approx(math.sqrt(within + between))
+    degrees = (of_runs + of_sittings) ** 2 / (of_runs**2 / inside + of_sittings**2 / apart)
+    assert got.df == pytest.approx(degrees)
+
+
+def test_a_machine_that_drifts_from_sitting_to_sitting_raises_few_alarms() -> None:
+    still, drifts = (
+        in_sittings(drift, (3, 1, 1, 1, 1, 1, 1), 5, slower=0.0) for drift in (0, 0.05)
+    )
+    assert still[1][1] < 0.01
+    assert drifts[0][1] > 0.4  # what Welch's test makes of it
+    assert drifts[1][1] < 0.07
+    (_, there) = in_sittings(0.0, (3, 1, 1, 1, 1, 1, 1), 5, slower=0.05)
+    assert there[0] > 0.85
