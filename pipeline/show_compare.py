@@ -11,6 +11,7 @@ from pipeline.show import ABSENT
 from telemetry.compare import Comparison, compare
 from telemetry.compared import FAR_OFF, QUIET, WANTED, Compared, percent
 from telemetry.reference import Reference
+from telemetry.statistics import LEAST_SITTINGS
 
 MOST_ROWS = 40
 _OUTCOMES = {
@@ -43,7 +44,16 @@ def show_published(console: Console, reference: Reference) -> None:
     for key, values in reference.varied.items():
         told = ", ".join(map(str, dict.fromkeys(values)))
         console.print(f"note: {key} was not alike in all runs: {told}", highlight=False)
-    for point in compare(reference, reference).open_points():
+    sat = len(set(reference.sittings))
+    if sat < LEAST_SITTINGS:
+        console.print(
+            f"note: all made in {'one sitting' if sat == 1 else 'two sittings'}: what the machine "
+            f"differs by from hour to hour is not in it; runs of {LEAST_SITTINGS} sittings or more "
+            "would tell it (docs/compare.md)",
+            highlight=False,
+        )
+    again = (reference.sittings, (sat,) * reference.runs)  # the same runs, in one sitting more
+    for point in compare(reference, reference, sittings=again).open_points():
         console.print(
             f"note: even the same again could not be told by it: {point}",
             highlight=False,

@@ -110,7 +110,7 @@ def _head(snapshot: Snapshot) -> str:
 def _stages(snapshot: Snapshot, most: int) -> Table:
     """At most so many rows: those that go on and the newest, with a row for the rest."""
     table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
-    table.add_column("stage")
+    table.add_column("stage", no_wrap=True)
     for head in ("time", "CPU time", "CPU", "memory", "read", "written"):
         table.add_column(head, justify="right")
     stages = snapshot.record["stages"]
@@ -147,7 +147,7 @@ def _newest(stages: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str,
 
 def _series(snapshot: Snapshot, series: Sequence[tuple[str, list[Value]]]) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column("series")
+    table.add_column("series", no_wrap=True)
     table.add_column("now", justify="right")
     table.add_column("last minute", no_wrap=True)
     for title, values in series:

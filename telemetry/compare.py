@@ -62,12 +62,7 @@ class Comparison:
     @property
     def unused_cards(self) -> set[str]:
         """GPUs of which, as the driver tells, no run of either side held memory: others' alone."""
-        held: dict[str, float] = {}
-        for stage in (*self.a.stages, *self.b.stages):
-            for one in stage.metrics:
-                if (one.metric, one.figure) == ("gpu_run_mem_bytes", "max") and one.known:
-                    held[one.entity] = max(*one.known, held.get(one.entity, 0.0))
-        return {entity for entity, most in held.items() if most == 0.0}
+        return _unused(self.a) & _unused(self.b)
 
     @property
     def outcome(self) -> Outcome:
@@ -154,6 +149,15 @@ class Comparison:
         }
 
 
+def _unused(side: Reference) -> set[str]:
+    """GPUs of which each run told in each stage that it held no memory."""
+    held: dict[str, list[float | None]] = {}
+    for one in (one for stage in side.stages for one in stage.metrics):
+        if (one.metric, one.figure) == ("gpu_run_mem_bytes", "max"):
+            held.setdefault(one.entity, []).extend(one.values)
+    return {entity for entity, values in held.items() if all(value == 0.0 for value in values)}
+
+
 @dataclass(frozen=True, order=True)
 class OnlyFigure:
     """A figure of a stage that one side alone has. ``matters``: all its runs do, and it is no
@@ -210,18 +214,19 @@ def compare(
     *,
     tolerance: float = TOLERANCE,
     defaults: Mapping[str, Any] | None = None,
+    sittings: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> Comparison:
     """Compare B with A. Raises ValueError for different recipes, with the keys that differ.
 
     ``defaults``: a published recipe of defaults alone, which is what a version of StageScope did
-    that did not have a key yet.
+    that did not have a key yet. ``sittings``: of the runs of A and B, where not as they were made.
     """
     if why := is_same_recipe(a.recipe, b.recipe, a.stagescope, b.stagescope, defaults or {}):
         raise ValueError(
             f"{a.name} and {b.name} are of different recipes and say nothing of each other: {why}"
         )
     stages = [stage for stage in a.stages if stage.name in b.by_stage]
-    sittings = sittings_of(a, b)
+    sittings = sittings_of(a, b) if sittings is None else sittings
     times = family(
         [(stage.name, stage.duration, b.by_stage[stage.name].duration) for stage in stages],
         ALPHA_TIMES,

@@ -63,9 +63,13 @@ class Handle:
         try:
             yield
         finally:
-            with self._lock:
-                _, begin_ns = self._running.pop(number)
-                self._totals[metric] += (time.monotonic_ns() - begin_ns) / 1e9
+            if os.getpid() == self._pid:  # else it was forked within the phase
+                self._end_phase(metric, number)
+
+    def _end_phase(self, metric: str, number: int) -> None:
+        with self._lock:
+            _, begin_ns = self._running.pop(number)
+            self._totals[metric] += (time.monotonic_ns() - begin_ns) / 1e9
 
     def count(self, metric: str, n: float = 1) -> None:
         """Add ``n`` to the counter ``app_<metric>``; its unit is B or s where the name ends so."""

@@ -291,7 +291,7 @@ def _judged(host: str, own: _Readings | None, skew: Skew | None, limit_s: float)
     )
     if own is None:
         return _by_the_load(clock, limit_s)
-    own = own.within(limit_s)
+    jump_s, own = own.jump_s, own.within(limit_s)
     clock = replace(
         clock,
         at_ns=own.at_ns,
@@ -305,9 +305,9 @@ def _judged(host: str, own: _Readings | None, skew: Skew | None, limit_s: float)
         why = f"nothing says how well {whose} is known"
     elif own.bound_s > limit_s:
         why = f"{whose} is known to {own.bound_s:.3g} s only; the limit is {limit_s:g} s"
-    elif own.jump_s > limit_s:
+    elif jump_s > limit_s:
         why = (
-            f"{whose} was set during the run: its offset changed by {own.jump_s:.3g} s between two "
+            f"{whose} was set during the run: its offset changed by {jump_s:.3g} s between two "
             f"readings, beyond what their bounds leave open"
         )
     elif skew is not None and skew.best_s is not None and skew.speaks_against(middle, limit_s):

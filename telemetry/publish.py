@@ -67,6 +67,7 @@ def reference_of(
         measured={
             "from": _when(min(one.record["started_ns"] for one in runs)),
             "began": [_when(one.record["started_ns"]) for one in runs],
+            "run_s": digits(median(one.seconds for one in runs), 4),
             "to": _when(max(one.record["ended_ns"] or one.record["started_ns"] for one in runs)),
         },
         environment=environments[0],
@@ -116,6 +117,12 @@ class _Run:
         self.rows: dict[str, list[Row]] = {}
         for row in profile.rows:
             self.rows.setdefault(row.stage, []).append(row)
+
+    @property
+    def seconds(self) -> float:
+        """How long it went on, s."""
+        ended_ns = self.record["ended_ns"] or self.record["started_ns"]
+        return float(ended_ns - self.record["started_ns"]) / 1e9
 
     def environment(self, names: Pseudonyms) -> dict[str, Any]:
         """Where it ran, under ``names`` unless they are to be kept."""

@@ -23,7 +23,7 @@ from telemetry.statistics import digits
 
 SCHEMA = "stagescope.reference/3"
 PAUSE_S = 60.0
-"""Runs are of one sitting that begin within a run's length and this of the end of another."""
+"""Between runs that are made in a row there is less, and a run's own length."""
 DURATION = ("stage", "duration_seconds", "total")
 """The row that is a stage's own time."""
 
@@ -114,11 +114,23 @@ class StageEntries:
 
 
 def sittings_of(a: Reference, b: Reference) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The sittings of both sides; none where they were made in turn, for then both drift alike."""
-    ends = [(min(one._began_s), max(one._began_s) + one.length_s) for one in (a, b) if one._began_s]
-    if len(ends) < 2 or max(low for low, _ in ends) < min(high for _, high in ends):
+    """The sittings of both sides; none where both took part in each, for then both drift alike."""
+    if not (a.sittings and b.sittings):
         return (), ()
-    return a.sittings, b.sittings
+    together = _sittings([*a.began_s, *b.began_s], max(a.length_s, b.length_s))
+    both = set(together[: a.runs]) == set(together[a.runs :])
+    return ((), ()) if both else (a.sittings, b.sittings)
+
+
+def _sittings(began_s: Sequence[float], length_s: float) -> tuple[int, ...]:
+    """Runs are of one sitting while each begins within two run lengths and ``PAUSE_S``."""
+    found = [0] * len(began_s)
+    last_s, sitting = float("inf"), 0
+    for place in sorted(range(len(began_s)), key=began_s.__getitem__):
+        if began_s[place] - last_s > 2 * length_s + PAUSE_S:
+            sitting += 1
+        found[place], last_s = sitting, began_s[place]
+    return tuple(found)
 
 
 def _by_number(counted: Counter[str]) -> list[str]:
@@ -143,24 +155,18 @@ class Reference:
     @cached_property
     def sittings(self) -> tuple[int, ...]:
         """In which sitting each run was made, counted from 0; empty where that is not known."""
-        found = [0] * self.runs if self._began_s else []
-        last_s, sitting = float("inf"), 0
-        for place in sorted(range(len(self._began_s)), key=self._began_s.__getitem__):
-            if self._began_s[place] - last_s > 2 * self.length_s + PAUSE_S:
-                sitting += 1
-            found[place], last_s = sitting, self._began_s[place]
-        return tuple(found)
+        return _sittings(self.began_s, self.length_s)
 
     @cached_property
-    def _began_s(self) -> tuple[float, ...]:
+    def began_s(self) -> tuple[float, ...]:
         """When each run began, s UTC; empty where that was not kept."""
         began = self.measured.get("began") or ()
         return tuple(datetime.fromisoformat(one).timestamp() for one in began)
 
     @property
     def length_s(self) -> float:
-        """How long a run goes on, from its start to the end of its last stage."""
-        return max((one.start_s + one.duration.median for one in self.stages), default=0.0)
+        """How long a run goes on (median, s); 0 where that was not kept."""
+        return float(self.measured.get("run_s") or 0.0)
 
     @cached_property
     def by_stage(self) -> dict[str, StageEntries]:
@@ -224,6 +230,11 @@ class Reference:
             raise ValueError(
                 f"no whole published profile: {error!r} is missing or wrong"
             ) from error
+        if len(one.measured["began"]) not in {0, one.runs}:
+            raise ValueError(
+                f"the published profile {one.name!r} is of {one.runs} runs and says when "
+                f"{len(one.measured['began'])} began"
+            )
         if digest_of(one.recipe) != one.recipe_digest:
             raise ValueError(
                 f"the recipe in the published profile {one.name!r} does not have the digest that "
@@ -245,8 +256,8 @@ def _without_verdicts(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_times(document: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 did not keep when each run began."""
-    measured = {**document["measured"], "began": []}
+    """Version 2 did not keep when each run began, nor how long it went on."""
+    measured = {**document["measured"], "began": [], "run_s": None}
     return {**document, "schema": "stagescope.reference/3", "measured": measured}
 
 

@@ -143,36 +143,45 @@ def over_sittings(
 
     A machine differs from one hour to the next, and runs in a row share that: they are no news of
     it, however many there are. So the spread has two parts (a one-way layout of random effects):
-    within a sitting, of all sittings that have two runs, and between those of one side. The degrees
-    are Satterthwaite's. As ``welch`` where one of the two cannot be told.
+    within a sitting, of each side by itself where it has two runs in one, and between those of one
+    side, which both sides have. The degrees are combined as Satterthwaite does, of the three parts
+    as if each were a mean square. As ``welch`` where the parts cannot be told apart.
     """
-    sides = [_sittings(a, of_a), _sittings(b, of_b)]
-    apart = sum(len(side) - 1 for side in sides)
-    inside = sum(one.shape[-1] - 1 for side in sides for one in side)
+    parts = _sittings(a, of_a), _sittings(b, of_b)
+    degrees = [sum(one.shape[-1] - 1 for one in side) for side in parts]
+    apart = sum(len(side) - 1 for side in parts)
     plain = welch(a, b, floor)
-    if apart < LEAST_SITTINGS - 1 or not inside:
+    if apart < LEAST_SITTINGS - 1 or not sum(degrees):
         return plain
-    squares = sum(_squares(one) for side in sides for one in side)
-    within = np.maximum(squares / inside, np.square(np.asarray(floor, float)))
-    spread, size = np.zeros(plain.value.shape), 0.0
-    for whole, side in zip((a, b), sides, strict=True):
+    squares = [sum((_squares(one) for one in side), np.zeros(plain.value.shape)) for side in parts]
+    least = np.square(np.asarray(floor, float))
+    together = sum(squares) / sum(degrees)
+    within = [
+        np.maximum(own / many if many else together, least)
+        for own, many in zip(squares, degrees, strict=True)
+    ]
+    beyond, size, weight = np.zeros(plain.value.shape), 0.0, 0.0
+    for whole, side, own in zip((a, b), parts, within, strict=True):
         many, middle = whole.shape[-1], whole.mean(-1)
         lengths = [one.shape[-1] for one in side]
-        spread = spread + sum(one.shape[-1] * np.square(one.mean(-1) - middle) for one in side)
+        beyond += sum(one.shape[-1] * np.square(one.mean(-1) - middle) for one in side)
+        beyond -= (len(side) - 1) * own
         size += many - sum(length**2 for length in lengths) / many
-    between = np.maximum(spread / apart - within, 0.0) / (size / apart)
-    of_runs = within * (1 / a.shape[-1] + 1 / b.shape[-1])
-    of_sittings = between * sum(
-        (one.shape[-1] / whole.shape[-1]) ** 2
-        for whole, side in zip((a, b), sides, strict=True)
-        for one in side
-    )
+        weight += sum((length / many) ** 2 for length in lengths)
+    between = np.maximum(beyond, 0.0) / size
+    terms = [own / whole.shape[-1] for own, whole in zip(within, (a, b), strict=True)]
+    terms.append(between * weight)
+    free = [*(many or sum(degrees) for many in degrees), apart]
+    error = sum(terms)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = np.square(error) / sum(
+            np.square(term) / many for term, many in zip(terms, free, strict=True)
+        )
     return Difference(
         value=plain.value,
-        error=np.sqrt(of_runs + of_sittings),
-        df=np.square(of_runs + of_sittings)
-        / (np.square(of_runs) / inside + np.square(of_sittings) / apart),
-        spread=np.sqrt(within + between),
+        error=np.sqrt(error),
+        df=np.where(np.isfinite(df), df, float(sum(degrees))),
+        spread=np.sqrt((within[0] + within[1]) / 2 + between),
         between=np.sqrt(between),
     )
 

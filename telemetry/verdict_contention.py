@@ -118,6 +118,7 @@ def _flagged(figures: Figures) -> Iterator[Finding]:
         if flag["metric"] not in _FLAGS or not above or not above.is_enough:
             continue
         limited = over_hosts(figures, _LIMITED_PERCENT).get(part) if part else None
+        limited = limited.on(above) if limited else None
         own = limited.mean if limited and limited.known else 0.0
         if flag["metric"] == "vm_cpu_ready_percent" and above.mean - own <= flag["threshold"]:
             continue  # its own limit made it wait: ``vm_limit``

@@ -56,6 +56,11 @@ class OverHosts:
         kept = (row for row in self.known if row.mean is not None and row.mean > threshold)
         return OverHosts(rows=tuple(kept))
 
+    def on(self, others: OverHosts) -> OverHosts:
+        """Of the same the hosts that others have."""
+        hosts = {row.entity for row in others.rows}
+        return OverHosts(rows=tuple(row for row in self.rows if row.entity in hosts))
+
     def why_not(self) -> str:
         """Why ``is_enough`` is False."""
         if not self.known:

@@ -271,7 +271,7 @@ class GpuCollector:
         usual, seldom = self._plans[entity], self._slow[entity]
         if not (usual or seldom):
             card, _, slot = entity.partition("/")
-            return not slot or card in alive
+            return bool(slot) and card in alive
         before = len(samples)
         failed: list[_Failure] = []
         for plan in (*usual, *(seldom if slow else ())):

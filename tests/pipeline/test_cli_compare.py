@@ -81,6 +81,7 @@ def published(folder: Path) -> Path:
     runs = (folder / "as_it_is").read_text().split(",")
     done = call("profile", "publish", *runs, "--name", "quiet", "--file", "quiet.json")
     assert done.exit_code == 0, done.output
+    assert "note: all made in one sitting" in done.stdout
     return folder / "quiet.json"
 
 
@@ -400,6 +401,7 @@ def test_another_verdict_is_told_with_the_comparison(tmp_path: Path) -> None:
     published = tmp_path / "x.profile.json"
     done = call("profile", "publish", *sides[0].split(","), "--name", "x", "--file", str(published))
     assert "CPU-bound" in done.stdout
+    assert "sitting" not in done.stdout  # they were made hours apart
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ OUT = FOLDER / "runs"
 COUNTED = FOLDER / "counted.json"
 EARLY, PROFILE = FOLDER / "early.profile.json", FOLDER / "here.profile.json"
 """What throttled machines are held against (the first runs), and the unchanged one: of all runs,
-a third before the throttled trials and the rest between them."""
+a fifth before the throttled trials and the rest between them."""
+IN_A_ROW = 2
+"""Runs to publish after each throttled trial."""
 SLOW_RUNS = 5
 """On a throttled machine; as many as the command makes by itself."""
 QUOTA_CORES = 0.7
@@ -118,13 +120,13 @@ def main() -> None:
     told.add_argument("--throttled", type=int, default=2)
     told.add_argument("--runs", type=int, default=4)
     told.add_argument("--slow-runs", type=int, default=SLOW_RUNS)
-    told.add_argument("--published", type=int, default=9)
+    told.add_argument("--published", type=int, default=15)
     told.add_argument("--anew", action="store_true")
     asked = told.parse_args()
     if asked.anew:
         shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(exist_ok=True)
-    first = asked.published // 3
+    first = asked.published // 5
     publish(EARLY, first)
     for cause in CAUSES[1:]:
         if cause.name in asked.causes and not throttle.why_not():
@@ -138,12 +140,13 @@ def main() -> None:
 def try_out(cause: Cause, profile: Path, many: int, runs: int, *, most: int = 0) -> None:
     """Trials until there are so many; the page is written after each.
 
-    After each, a run to publish is made, ``most`` in all: so that those are spread over the time
+    After each, runs to publish are made, ``most`` in all: so that those are spread over the time
     of the trials, as docs/compare.md asks of whoever publishes.
     """
     while sum(one.cause == cause.name for one in trials()) < many:
         keep(trial(cause, profile, runs))
-        run_to_publish(most)
+        for _ in range(IN_A_ROW):
+            run_to_publish(most)
         write_atomically(DOCS / "study-reproduce.md", "\n".join(page()) + "\n")
 
 
@@ -269,7 +272,7 @@ def is_right(cause: Cause, one: Trial, reference: Reference) -> bool:
 
 def page() -> Iterator[str]:
     reference, done = read_reference(PROFILE if PROFILE.exists() else EARLY), trials()
-    cpu = reference.environment["cpu"]
+    cpu, sat = reference.environment["cpu"], len(set(reference.sittings))
     yield "# Does `reproduce` say the same, and what holds a throttled machine?"
     yield ""
     yield from summary(reference, done)
@@ -279,7 +282,9 @@ def page() -> Iterator[str]:
     yield "stage in half a minute, because a trial is several runs; inputs are read from the disk."
     yield "The throttled machine is held against the first runs of the study, the unchanged one"
     yield f"against {reference.runs} runs ({reference.measured['from']} to"
-    yield f"{reference.measured['to']}). All its trials are held against one profile, so they are"
+    yield f"{reference.measured['to']}), made in {sat} sittings: the first of them before, the"
+    yield "others after a throttled trial each, so that the profile knows how the machine drifts"
+    yield "(docs/compare.md). All trials are held against one profile, so they are"
     yield "not independent: an unlucky one would spoil them all. A trial is `stagescope reproduce"
     yield "PROFILE --runs N --warm-up 0` in a folder that is warm. Control groups need root."
     yield ""

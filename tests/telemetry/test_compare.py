@@ -152,17 +152,22 @@ def test_what_others_do_on_a_card_in_mig_mode_decides_nothing(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("held", "outcome"),
-    [((0.0, 0.0), "same"), ((0.0, 2.0**30), "differs"), (None, "differs")],
-    ids=["by nobody's run", "by one run", "the driver does not tell"],
+    [
+        ((0.0, 0.0), "same"),
+        ((0.0, 2.0**30), "differs"),
+        ((0.0, None), "differs"),
+        ((None, None), "differs"),
+    ],
+    ids=["by nobody's run", "by one run", "one driver does not tell", "no driver tells"],
 )
 def test_a_card_of_which_no_run_held_memory_decides_nothing(
-    tmp_path: Path, held: tuple[float, float] | None, outcome: str
+    tmp_path: Path, held: tuple[float | None, ...], outcome: str
 ) -> None:
     sides = []
-    for place, (name, watts) in enumerate((("a", 200.0), ("b", 400.0))):
+    for name, watts, of_run in zip("ab", (200.0, 400.0), held, strict=True):
         rows = [of_gpu("power_instant_w", "W", watts)]
-        if held is not None:
-            rows.append(of_gpu("gpu_run_mem_bytes", "B", held[place]))
+        if of_run is not None:
+            rows.append(of_gpu("gpu_run_mem_bytes", "B", of_run))
         sides.append(side(tmp_path, name, rows=rows))
     got = compare(*sides)
     assert "power_instant_w" in {row.metric for row in got.found}

@@ -333,6 +333,14 @@ def test_what_fails_for_good_is_absent_at_once(watch: Watch) -> None:
 
 
 @pytest.mark.needs("gcc")
+@pytest.mark.parametrize("code", [10, 999])
+def test_a_gpu_that_answers_nothing_on_opening_is_not_up(watch: Watch, code: int) -> None:
+    seen = watch(f"gpus=1;fail_all={code}", steps=4)
+    assert seen.present("gpu:0") == {"gpu_up"}
+    assert [value for _, value in seen.values["gpu:0", "gpu_up"]] == [0.0] * 4
+
+
+@pytest.mark.needs("gcc")
 def test_a_counter_that_goes_backwards_is_passed_on_as_it_is(watch: Watch) -> None:
     seen = watch(steps=8, edits={4: "energy_back=0:0:100000"})
     energy = [value for _, value in seen.values["gpu:0", "energy_j"]]

@@ -84,14 +84,17 @@ from telemetry.handle import Handle
 warnings.simplefilter("always")
 handle = Handle(Path(sys.argv[1]), "train", Clock(offset_ns=measure_offset_ns()), flush_s=60.0)
 handle.count("rows", 1)
-with handle._lock:  # another thread is just counting
+with handle.phase("load"):
+    handle._lock.acquire()  # another thread is just counting
     child = os.fork()
-    if child == 0:
-        handle.count("rows", 100)
-        with handle.phase("busy"):
-            pass
-        handle.close()
-        os._exit(0)
+    if child:
+        handle._lock.release()
+if child == 0:
+    handle.count("rows", 100)
+    with handle.phase("busy"):
+        pass
+    handle.close()
+    os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 handle.close()
 """
@@ -104,7 +107,9 @@ def test_a_forked_worker_counts_nothing_says_so_and_never_hangs(tmp_path: Path) 
     )  # fmt: skip
     assert "stage train: a worker process that was forked is not counted" in done.stderr
     index = SeriesIndex(read_samples(tmp_path))
-    assert index.names() == [("app:train", "app_rows")]
+    assert index.names() == [
+        ("app:train", "app_rows"), ("app:train", "phase_load_seconds")
+    ]  # fmt: skip
     assert index.points("app:train", "app_rows").values[-1] == 1.0
 
 

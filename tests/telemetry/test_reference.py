@@ -220,7 +220,7 @@ def test_an_unknown_schema_is_refused(tmp_path: Path) -> None:
 def test_a_profile_of_schema_2_says_nothing_of_its_sittings(tmp_path: Path) -> None:
     reference = reference_of("lab", runs(tmp_path))
     document = reference.to_json()
-    del document["measured"]["began"]
+    del document["measured"]["began"], document["measured"]["run_s"]
     old = Reference.from_json({**document, "schema": "stagescope.reference/2"})
     assert old.sittings == ()
     assert sittings_of(old, reference) == ((), ())
@@ -233,9 +233,11 @@ def began(*minutes: float) -> list[str]:
 
 
 def test_runs_in_a_row_are_one_sitting(tmp_path: Path) -> None:
-    """Runs here take 14 s: within 88 s of the last one's start, whichever was read first."""
+    """Runs here take 14 s: within 88 s of the last one's start, whichever was read first; that
+    some stages were not measured makes them no shorter."""
     made = side(tmp_path, "lab")
     assert made.length_s == pytest.approx(14, abs=1)
+    assert replace(made, stages=made.stages[:1]).length_s == made.length_s
 
     def at(*minutes: float) -> Reference:
         return replace(made, measured={**made.measured, "began": began(*minutes)})
@@ -247,6 +249,16 @@ def test_runs_in_a_row_are_one_sitting(tmp_path: Path) -> None:
         (0, 0, 0, 0, 0),
     )
     assert sittings_of(at(0, 2, 4, 6, 8), at(1, 3, 5, 7, 9)) == ((), ())  # made in turn
+    assert sittings_of(at(0, 1, 60, 61, 62), at(2, 3, 63, 64, 65)) == ((), ())
+    between = at(0, 1, 60, 61, 3000), at(600, 601, 602, 603, 604)
+    assert sittings_of(*between) == ((0, 0, 1, 1, 2), (0, 0, 0, 0, 0))
+
+
+def test_a_profile_that_does_not_say_when_each_run_began_is_refused(tmp_path: Path) -> None:
+    document = reference_of("lab", runs(tmp_path)).to_json()
+    document["measured"]["began"].append(document["measured"]["began"][0])
+    with pytest.raises(ValueError, match="is of 3 runs and says when 4 began"):
+        Reference.from_json(document)
 
 
 def test_a_profile_of_schema_1_is_read_and_published_again_as_the_newest(tmp_path: Path) -> None:

@@ -175,38 +175,65 @@ def test_sittings_that_cannot_be_told_apart_are_welchs() -> None:
 
 @given(
     st.lists(st.integers(1, 4), min_size=3, max_size=6),
-    st.integers(2, 5),
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.floats(0.001, 1.0),
     st.integers(0, 10_000),
 )
-def test_sittings_are_those_of_a_slow_reference(many: list[int], runs: int, seed: int) -> None:
-    """One-way random effects by sums over single runs."""
+def test_sittings_are_those_of_a_slow_reference(
+    many_a: list[int], many_b: list[int], floor: float, seed: int
+) -> None:
+    """One-way random effects by sums over single runs, each side with its own spread."""
     random = np.random.default_rng(seed)
-    sides = [[random.normal(0, 3, size).tolist() for size in many], [random.normal(size=runs)]]
+    sides = [
+        [random.normal(random.normal(0, 3), spread, size).tolist() for size in many]
+        for many, spread in ((many_a, 1.0), (many_b, 4.0))
+    ]
     flat = [[value for one in side for value in one] for side in sides]
     of = [[place for place, one in enumerate(side) for _ in one] for side in sides]
-    got = over_sittings(np.array(flat[0]), np.array(flat[1]), of[0], of[1])
-    inside = sum(len(one) - 1 for side in sides for one in side)
-    within = sum((v - np.mean(one)) ** 2 for side in sides for one in side for v in one) / inside
-    whole, apart = np.mean(flat[0]), len(many) - 1
-    spread = sum((np.mean(one) - whole) ** 2 for one in sides[0] for _ in one) / apart
-    size = (len(flat[0]) - sum(len(one) ** 2 for one in sides[0]) / len(flat[0])) / apart
-    between = max(0.0, (spread - within) / size)
-    shares = sum((len(one) / len(flat[0])) ** 2 for one in sides[0]) + 1.0
-    of_runs, of_sittings = within * (1 / len(flat[0]) + 1 / runs), between * shares
-    assert got.value == pytest.approx(np.mean(flat[1]) - whole)
-    assert got.error == pytest.approx(math.sqrt(of_runs + of_sittings))
+    got = over_sittings(np.array(flat[0]), np.array(flat[1]), of[0], of[1], floor)
+    squares = [sum((v - np.mean(one)) ** 2 for one in side for v in one) for side in sides]
+    degrees = [len(runs) - len(side) for runs, side in zip(flat, sides, strict=True)]
+    if sum(degrees) == 0:
+        assert got.error == pytest.approx(welch(*map(np.array, flat), floor).error)
+        return
+    pooled = sum(squares) / sum(degrees)
+    within = [
+        max(own / free if free else pooled, floor**2)
+        for own, free in zip(squares, degrees, strict=True)
+    ]
+    beyond = size = weight = 0.0
+    for side, runs, own in zip(sides, flat, within, strict=True):
+        whole = np.mean(runs)
+        beyond += sum((np.mean(one) - whole) ** 2 for one in side for _ in one)
+        beyond -= (len(side) - 1) * own
+        size += len(runs) - sum(len(one) ** 2 for one in side) / len(runs)
+        weight += sum((len(one) / len(runs)) ** 2 for one in side)
+    between = max(0.0, beyond / size)
+    parts = [own / len(runs) for own, runs in zip(within, flat, strict=True)]
+    parts.append(between * weight)
+    free = [one or sum(degrees) for one in degrees] + [sum(len(side) - 1 for side in sides)]
+    assert got.value == pytest.approx(np.mean(flat[1]) - np.mean(flat[0]))
+    assert got.error == pytest.approx(math.sqrt(sum(parts)))
     assert got.between == pytest.approx(math.sqrt(between), abs=1e-7)
-    assert got.spread == pytest.approx(math.sqrt(within + between))
-    degrees = (of_runs + of_sittings) ** 2 / (of_runs**2 / inside + of_sittings**2 / apart)
-    assert got.df == pytest.approx(degrees)
+    assert got.spread == pytest.approx(math.sqrt(sum(within) / 2 + between))
+    shares = sum(part**2 / one for part, one in zip(parts, free, strict=True))
+    assert got.df == pytest.approx(sum(parts) ** 2 / shares)
 
 
-def test_a_machine_that_drifts_from_sitting_to_sitting_raises_few_alarms() -> None:
-    still, drifts = (
-        in_sittings(drift, (3, 1, 1, 1, 1, 1, 1), 5, slower=0.0) for drift in (0, 0.05)
-    )
-    assert still[1][1] < 0.01
-    assert drifts[0][1] > 0.4  # what Welch's test makes of it
-    assert drifts[1][1] < 0.07
-    (_, there) = in_sittings(0.0, (3, 1, 1, 1, 1, 1, 1), 5, slower=0.05)
-    assert there[0] > 0.85
+@pytest.mark.parametrize(
+    ("sittings", "most"), [((5, 5, 5, 5), 0.08), ((3, 3, 3, 3, 3), 0.07), ((3, 3, 3), 0.15)]
+)
+def test_a_machine_that_drifts_from_sitting_to_sitting_raises_few_alarms(
+    sittings: tuple[int, ...], most: float
+) -> None:
+    for drift in (0.02, 0.05):
+        plain, own = in_sittings(drift, sittings, 5, slower=0.0)
+        assert plain[1] > 0.4  # what Welch's test makes of it
+        assert own[1] < most
+    noisy = in_sittings(0.0, sittings, 5, slower=0.0, spread_b=0.05)[1]
+    assert noisy[1] < 0.05
+
+
+def test_where_no_sitting_differs_a_slower_stage_is_found() -> None:
+    for sittings, least in (((5, 5, 5, 5), 0.94), ((3, 3, 3, 3, 3), 0.93), ((3, 3, 3), 0.8)):
+        assert in_sittings(0.0, sittings, 5, slower=0.05)[1][0] > least

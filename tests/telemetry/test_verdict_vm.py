@@ -166,10 +166,10 @@ def test_cpu_latency_is_flagged_and_decides_nothing() -> None:
     assert (found["rule"], found["also"], found["missing"]) == ("cpu-all", [], [])
 
 
-def limited(entity: str, percent: float, vcpus: int = 4) -> list[Row]:
+def limited(entity: str, percent: float, coverage: float = 1.0, vcpus: int = 4) -> list[Row]:
     return [
-        window(entity, "vm_cpu_maxlimited_percent", percent),
-        window(entity, "vm_cpu_maxlimited_cores", percent * vcpus / 100),
+        window(entity, "vm_cpu_maxlimited_percent", percent, coverage),
+        window(entity, "vm_cpu_maxlimited_cores", percent * vcpus / 100, coverage),
     ]
 
 
@@ -186,6 +186,12 @@ def test_a_limit_of_the_vm_is_no_neighbour() -> None:
     both = flagged(half, *ready(ESX_1, 50.0), *limited(ESX_1, 20.0))
     assert both["rule"] == "vm-limit"
     assert "hypervisor" in {one["rule"] for one in both["also"]}
+    moved = flagged(
+        QUIET | {CPU: 1.9, READY: 4.0, BUSY: 3.9},
+        *ready(ESX_1, 20.0, 0.6), *ready(ESX_2, 0.0, 0.4),
+        *limited(ESX_1, 20.0, 0.6), *limited(ESX_2, 0.0, 0.4),
+    )  # fmt: skip
+    assert "hypervisor" not in {moved["rule"], *(one["rule"] for one in moved["also"])}
     none = flagged(half, *ready(ESX_1, 50.0), *limited(ESX_1, 0.0))
     assert none["rule"] == "hypervisor"
     assert flagged(QUIET | {CPU: 0.01}, *limited(ESX_1, 49.0))["verdict"] == "idle"
