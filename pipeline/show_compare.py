@@ -52,8 +52,8 @@ def show_published(console: Console, reference: Reference) -> None:
             "would tell it (docs/compare.md)",
             highlight=False,
         )
-    again = (reference.sittings, (sat,) * reference.runs)  # the same runs, in one sitting more
-    for point in compare(reference, reference, sittings=again).open_points():
+    sittings = reference.sittings, (sat,) * reference.runs
+    for point in compare(reference, reference.in_one_sitting(), sittings=sittings).open_points():
         console.print(
             f"note: even the same again could not be told by it: {point}",
             highlight=False,
@@ -113,8 +113,9 @@ def power_lines(times: Sequence[Compared]) -> list[str]:
         runs = f"{needed} runs a side" if needed else "more runs than anybody makes"
         shared = ""
         if row.drift:
-            runs = "runs of more sittings, not more runs"
             shared = f", {percent(row.drift)} of it from sitting to sitting"
+        if row.needs_sittings:
+            runs = "runs of more sittings, not more runs"
         lines.append(
             f"{row.stage}: varies by {percent(row.spread)}{shared}; {percent(row.smallest)} could "
             f"have been found, {100 * WANTED:g} % would need {runs}"

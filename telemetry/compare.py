@@ -95,7 +95,7 @@ class Comparison:
                     f"say that it is within the {100 * self.tolerance:g} % asked for (a difference "
                     f"of {percent(row.smallest)} would have been found)"
                 )
-        evidence_only = self.shared_cards | self.unused_cards
+        evidence_only = self.shared_cards | _unused(self.a)  # no matter what B has in its place
         points += _lost(self.only_figures["a"], evidence_only, self.b.absent)
         return points or ([] if self.times else ["no stage was measured on both sides"])
 
@@ -150,12 +150,14 @@ class Comparison:
 
 
 def _unused(side: Reference) -> set[str]:
-    """GPUs of which each run told in each stage that it held no memory."""
-    held: dict[str, list[float | None]] = {}
-    for one in (one for stage in side.stages for one in stage.metrics):
-        if (one.metric, one.figure) == ("gpu_run_mem_bytes", "max"):
-            held.setdefault(one.entity, []).extend(one.values)
-    return {entity for entity, values in held.items() if all(value == 0.0 for value in values)}
+    """GPUs of which each run told that it held no memory, in each stage that tells of them."""
+    held: dict[str, list[bool]] = {}
+    for stage in side.stages:
+        for entity in {one.entity for one in stage.metrics if one.entity.startswith("gpu:")}:
+            told = stage.by_key.get((entity, "gpu_run_mem_bytes", "max"))
+            nothing = told is not None and all(value == 0.0 for value in told.values)
+            held.setdefault(entity, []).append(nothing)
+    return {entity for entity, nothing in held.items() if all(nothing)}
 
 
 @dataclass(frozen=True, order=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from telemetry.compare import ALPHA_REST, ALPHA_TIMES, Comparison
 from telemetry.compare_timeline import Timeline, drawings, timeline
-from telemetry.compared import FAR_OFF, QUIET, Compared, percent
+from telemetry.compared import FAR_OFF, Compared, percent
 from telemetry.reference import Reference
 from telemetry.report_html import Html, cell, heading, human, join, number, table, tag
 
@@ -159,7 +159,7 @@ def _varies(row: Compared) -> Any:
 
 
 def _needs(row: Compared) -> str:
-    if row.drift and row.spread is not None and row.spread > QUIET:
+    if row.needs_sittings:
         return "more sittings"
     return f"{row.runs_for_5_percent} runs" if row.runs_for_5_percent else ""
 

@@ -35,6 +35,8 @@ FAR_OFF = "medians say otherwise: some runs lie far off"
 WANTED = 0.05
 """The slowdown for which the needed runs are told, and the spread above which they are (1 %)."""
 QUIET = 0.01
+BY_SITTINGS = 0.5
+"""Above this share of the variance of a difference more sittings are asked for, not more runs."""
 _MOST = math.log(1000)
 """Of two runs the ends of an interval can lie beyond all sense: they are cut there."""
 Verdict = Literal["slower", "faster", "more", "less", "same", "unsure"]
@@ -117,8 +119,9 @@ class Compared:
     at once (null with one run a side). ``change``, ``change_low``,
     ``change_high``: the same as shares of A, null where A is below its grain. ``chance`` is of so
     large a difference among equals, ``adjusted`` after correction for the family. ``spread``: of a
-    run, relative. ``drift``: the part of it that the runs of one sitting share, null where too few
-    sittings tell it. ``smallest``: the least change that would have been found in 9 of 10 cases.
+    run, relative. ``drift``: the part of it that the runs of one sitting share, ``by_sittings``:
+    what share of the variance of the difference that is; null where too few sittings tell it.
+    ``smallest``: the least change that would have been found in 9 of 10 cases.
     """
 
     stage: str
@@ -140,6 +143,7 @@ class Compared:
     adjusted: float
     spread: float | None
     drift: float | None
+    by_sittings: float | None
     smallest: float | None
     runs_for_5_percent: int | None
     verdict: Verdict
@@ -151,6 +155,12 @@ class Compared:
     @property
     def is_found(self) -> bool:
         return self.verdict in CHANGES
+
+    @property
+    def needs_sittings(self) -> bool:
+        """Whether more runs in the same sittings would help little to find 5 %."""
+        varies = self.is_time and self.spread is not None and self.spread > QUIET
+        return varies and (self.by_sittings or 0.0) > BY_SITTINGS
 
     @property
     def medians_disagree(self) -> bool:
@@ -230,6 +240,7 @@ def family(
         df=np.array([one.df for one in each]),
         spread=np.array([one.spread for one in each]),
         between=np.array([one.between for one in each]),
+        by_sittings=np.array([one.by_sittings for one in each]),
     )
     margins = np.array([rule.margin for rule in rules])
     chances = chance(together, margins)
@@ -250,6 +261,7 @@ def family(
                 least=_known(least[i]),
                 spread=_known(together.spread[i]),
                 drift=_known(np.asarray(together.between)[i]),
+                by_sittings=_known(np.asarray(together.by_sittings)[i]),
                 chance=float(chances[i]),
                 adjusted=float(adjusted[i]),
                 alpha=alpha,
@@ -293,6 +305,7 @@ class _Tested:
     least: float | None
     spread: float | None
     drift: float | None
+    by_sittings: float | None
     chance: float
     adjusted: float
     alpha: float
@@ -325,7 +338,8 @@ def _compared(stage: str, a: Entry, b: Entry, told: _Tested, tolerance: float) -
     elif told.alone is not None and abs(told.step) + told.alone <= math.log1p(tolerance):
         verdict = "same"
     needed = None
-    if is_time and told.spread is not None and told.spread > QUIET and not told.drift:
+    few = (told.by_sittings or 0.0) <= BY_SITTINGS
+    if is_time and few and told.spread is not None and told.spread > QUIET:
         needed = runs_needed(told.spread, math.log1p(WANTED), told.share, rule.margin)
     return Compared(
         stage=stage,
@@ -347,6 +361,7 @@ def _compared(stage: str, a: Entry, b: Entry, told: _Tested, tolerance: float) -
         adjusted=told.adjusted,
         spread=told.spread,
         drift=told.drift,
+        by_sittings=told.by_sittings,
         smallest=share(told.least),
         runs_for_5_percent=needed,
         verdict=verdict,

@@ -291,7 +291,8 @@ def _judged(host: str, own: _Readings | None, skew: Skew | None, limit_s: float)
     )
     if own is None:
         return _by_the_load(clock, limit_s)
-    jump_s, own = own.jump_s, own.within(limit_s)
+    good = own.within(limit_s)
+    jump_s, own = max(own.jump_s, good.jump_s), good  # a wide reading hides no step beside it
     clock = replace(
         clock,
         at_ns=own.at_ns,

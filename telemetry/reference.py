@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from telemetry.runfolder import write_atomically
@@ -114,12 +115,14 @@ class StageEntries:
 
 
 def sittings_of(a: Reference, b: Reference) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The sittings of both sides; none where both took part in each, for then both drift alike."""
+    """The sittings of both sides; none where each has the same share of both sides' runs, made in
+    turn, for then both drift alike."""
     if not (a.sittings and b.sittings):
         return (), ()
     together = _sittings([*a.began_s, *b.began_s], max(a.length_s, b.length_s))
-    both = set(together[: a.runs]) == set(together[a.runs :])
-    return ((), ()) if both else (a.sittings, b.sittings)
+    of_a, of_b = Counter(together[: a.runs]), Counter(together[a.runs :])
+    alike = all(of_a[one] * b.runs == of_b[one] * a.runs for one in set(together))
+    return ((), ()) if alike else (a.sittings, b.sittings)
 
 
 def _sittings(began_s: Sequence[float], length_s: float) -> tuple[int, ...]:
@@ -131,6 +134,19 @@ def _sittings(began_s: Sequence[float], length_s: float) -> tuple[int, ...]:
             sitting += 1
         found[place], last_s = sitting, began_s[place]
     return tuple(found)
+
+
+def _levelled(values: Sequence[float | None], sittings: Sequence[int]) -> tuple[float | None, ...]:
+    """Times whose geometric mean in each sitting is that of all."""
+    logs: dict[int, list[float]] = {}
+    for value, sitting in zip(values, sittings, strict=True):
+        if value:
+            logs.setdefault(sitting, []).append(math.log(value))
+    whole = fmean(one for part in logs.values() for one in part) if logs else 0.0
+    return tuple(
+        value and value * math.exp(whole - fmean(logs[sitting]))
+        for value, sitting in zip(values, sittings, strict=True)
+    )
 
 
 def _by_number(counted: Counter[str]) -> list[str]:
@@ -155,18 +171,48 @@ class Reference:
     @cached_property
     def sittings(self) -> tuple[int, ...]:
         """In which sitting each run was made, counted from 0; empty where that is not known."""
-        return _sittings(self.began_s, self.length_s)
+        return _sittings(self.began_s, self.length_s) if self.length_s else ()
 
     @cached_property
     def began_s(self) -> tuple[float, ...]:
         """When each run began, s UTC; empty where that was not kept."""
-        began = self.measured.get("began") or ()
+        began = self.measured["began"]
         return tuple(datetime.fromisoformat(one).timestamp() for one in began)
+
+    def _check_times(self) -> None:
+        """ValueError for ``measured`` that says nothing of when the runs were made."""
+        try:
+            began, _ = self.began_s, self.length_s
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"no whole published profile: what it says of when it was measured: {error!r}"
+            ) from error
+        if len(began) not in {0, self.runs}:
+            raise ValueError(
+                f"the published profile {self.name!r} is of {self.runs} runs and says when "
+                f"{len(began)} began"
+            )
 
     @property
     def length_s(self) -> float:
         """How long a run goes on (median, s); 0 where that was not kept."""
-        return float(self.measured.get("run_s") or 0.0)
+        return float(self.measured["run_s"] or 0.0)
+
+    def in_one_sitting(self) -> Reference:
+        """The same with the stages' times without what each sitting differs by."""
+        stages = (
+            replace(
+                stage,
+                metrics=tuple(
+                    replace(one, values=_levelled(one.values, self.sittings))
+                    if one.key == DURATION and self.sittings
+                    else one
+                    for one in stage.metrics
+                ),
+            )
+            for stage in self.stages
+        )
+        return replace(self, stages=tuple(stages))
 
     @cached_property
     def by_stage(self) -> dict[str, StageEntries]:
@@ -230,11 +276,7 @@ class Reference:
             raise ValueError(
                 f"no whole published profile: {error!r} is missing or wrong"
             ) from error
-        if len(one.measured["began"]) not in {0, one.runs}:
-            raise ValueError(
-                f"the published profile {one.name!r} is of {one.runs} runs and says when "
-                f"{len(one.measured['began'])} began"
-            )
+        one._check_times()
         if digest_of(one.recipe) != one.recipe_digest:
             raise ValueError(
                 f"the recipe in the published profile {one.name!r} does not have the digest that "

@@ -88,7 +88,8 @@ class Difference:
     """Mean of B less mean of A, its standard error, degrees of freedom, and spread of one run.
 
     NaN error and degrees: a single run a side says nothing of its own spread. ``between``: the part
-    of the spread that all runs of a sitting have in common, NaN where it is not known.
+    of the spread that all runs of a sitting have in common, ``by_sittings``: the share that it has
+    in the variance of ``value``; NaN where they are not known.
     """
 
     value: Floats
@@ -96,6 +97,7 @@ class Difference:
     df: Floats
     spread: Floats
     between: Floats | float = math.nan
+    by_sittings: Floats | float = math.nan
 
 
 def welch(a: Floats, b: Floats, floor: npt.ArrayLike = 0.0) -> Difference:
@@ -144,8 +146,8 @@ def over_sittings(
     A machine differs from one hour to the next, and runs in a row share that: they are no news of
     it, however many there are. So the spread has two parts (a one-way layout of random effects):
     within a sitting, of each side by itself where it has two runs in one, and between those of one
-    side, which both sides have. The degrees are combined as Satterthwaite does, of the three parts
-    as if each were a mean square. As ``welch`` where the parts cannot be told apart.
+    side, which both sides have. The degrees are combined as Satterthwaite does, of these parts as
+    if each were a mean square. As ``welch`` where the parts cannot be told apart.
     """
     parts = _sittings(a, of_a), _sittings(b, of_b)
     degrees = [sum(one.shape[-1] - 1 for one in side) for side in parts]
@@ -170,9 +172,11 @@ def over_sittings(
         weight += sum((length / many) ** 2 for length in lengths)
     between = np.maximum(beyond, 0.0) / size
     terms = [own / whole.shape[-1] for own, whole in zip(within, (a, b), strict=True)]
-    terms.append(between * weight)
-    free = [*(many or sum(degrees) for many in degrees), apart]
-    error = sum(terms)
+    free = list(degrees)
+    if not all(degrees):  # one spread stands for both, and counts once
+        terms, free = [terms[0] + terms[1]], [sum(degrees)]
+    terms, free = [*terms, between * weight], [*free, apart]
+    error = np.asarray(sum(terms))
     with np.errstate(divide="ignore", invalid="ignore"):
         df = np.square(error) / sum(
             np.square(term) / many for term, many in zip(terms, free, strict=True)
@@ -183,6 +187,7 @@ def over_sittings(
         df=np.where(np.isfinite(df), df, float(sum(degrees))),
         spread=np.sqrt((within[0] + within[1]) / 2 + between),
         between=np.sqrt(between),
+        by_sittings=between * weight / np.where(error > 0, error, 1.0),
     )
 
 

@@ -114,15 +114,14 @@ def _flagged(figures: Figures) -> Iterator[Finding]:
     for flag in figures.flags:
         part = part_of(flag["entity"])
         one = over_hosts(figures, flag["metric"]).get(part) if part else None
-        above = one.above(flag["threshold"]) if one else None
-        if flag["metric"] not in _FLAGS or not above or not above.is_enough:
+        if flag["metric"] not in _FLAGS or part is None or one is None:
             continue
-        limited = over_hosts(figures, _LIMITED_PERCENT).get(part) if part else None
-        limited = limited.on(above) if limited else None
-        own = limited.mean if limited and limited.known else 0.0
-        if flag["metric"] == "vm_cpu_ready_percent" and above.mean - own <= flag["threshold"]:
-            continue  # its own limit made it wait: ``vm_limit``
-        yield _of_flag(flag, above)
+        others = one
+        if flag["metric"] == "vm_cpu_ready_percent":  # what its own limit made wait: ``vm_limit``
+            others = one.less(over_hosts(figures, _LIMITED_PERCENT).get(part))
+        above = others.above(flag["threshold"])
+        if above.is_enough:
+            yield _of_flag(flag, one.on(above))
 
 
 def _of_flag(flag: Flag, above: OverHosts) -> Finding:
@@ -143,8 +142,8 @@ def _waiting_cpus(figures: Figures) -> Iterator[Finding]:
     for part, one in over_hosts(figures, "vm_cpu_ready_cores").items():
         if not one.is_enough:
             continue
-        own = limited[part].mean if part in limited and limited[part].known else 0.0
-        lost = max(0.0, one.mean - own - limit("ready_of_idle") / 100 * count.value)
+        waited = one.less(limited.get(part)).mean
+        lost = max(0.0, waited - limit("ready_of_idle") / 100 * count.value)
         share = _of_wanted(lost, busy.value, count.value)
         if share >= limit("steal"):
             says = "virtual CPUs that were ready to run while no physical CPU was free"

@@ -6,7 +6,7 @@ The profile has a row for each host; of a VM that moved within a stage each cove
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from telemetry.profile import Row
 from telemetry.verdict_figures import Evidence, Figures, evidence
@@ -55,6 +55,17 @@ class OverHosts:
         """Of the same the hosts on which the mean is above a threshold, in the metric's unit."""
         kept = (row for row in self.known if row.mean is not None and row.mean > threshold)
         return OverHosts(rows=tuple(kept))
+
+    def less(self, own: OverHosts | None) -> OverHosts:
+        """The same without what another metric in its unit tells of the same host."""
+        means = {} if own is None else {row.entity: row.mean for row in own.known}
+        return OverHosts(
+            rows=tuple(
+                replace(row, mean=max(0.0, row.mean - (means.get(row.entity) or 0.0)))
+                for row in self.known
+                if row.mean is not None
+            )
+        )
 
     def on(self, others: OverHosts) -> OverHosts:
         """Of the same the hosts that others have."""

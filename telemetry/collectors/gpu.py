@@ -61,6 +61,8 @@ _Failure = tuple[nvml.Gpu, Series, nvml.Absent, int]
 class Source(Protocol):
     """What has samples at times of its own; asked at every tick, and once more as the ``last``."""
 
+    gpu: nvml.Gpu
+
     def sample(self, last: bool = False) -> Sequence[Sample]: ...
 
 
@@ -271,7 +273,7 @@ class GpuCollector:
         usual, seldom = self._plans[entity], self._slow[entity]
         if not (usual or seldom):
             card, _, slot = entity.partition("/")
-            return bool(slot) and card in alive
+            return card in alive if slot else self._is_there(entity)
         before = len(samples)
         failed: list[_Failure] = []
         for plan in (*usual, *(seldom if slow else ())):
@@ -284,6 +286,13 @@ class GpuCollector:
                 failed = [(gpu, series, replace(why, lost=True), ts_ns)]
         self._tell(failed)
         return not (failed and failed[-1][2].lost)
+
+    def _is_there(self, card: str) -> bool:
+        """Of a card whose plain questions all failed on opening, but for a source of its own."""
+        sources = self._sources[card]
+        return bool(sources) and not isinstance(
+            nvml.process_memory_bytes(sources[0].gpu), nvml.Absent
+        )
 
     def _ask(self, plan: _Plan, samples: list[Sample]) -> Sequence[_Failure]:
         """Take what a plan asks for among the samples; what failed, up to a GPU that is lost."""

@@ -43,7 +43,7 @@ SPREAD = Path(__file__).resolve().parents[1] / "golden" / "spread.json"
 Floats = npt.NDArray[np.float64]
 Noise = Callable[[np.random.Generator, tuple[int, ...]], Floats]
 CASES = ((0.005, 3), (0.005, 5), (0.01, 3), (0.01, 4), (0.01, 5), (0.02, 5))
-SITTINGS = ((3, 3, 3, 3, 3), (5, 5, 5, 5), (2, 2, 2, 2), (3, 3, 3))
+SITTINGS = ((3, 3, 3, 3, 3), (5, 5, 5, 5), (3, 1, 1, 1, 1, 1, 1), (2, 2, 2, 2), (3, 3, 3))
 REST = Rule(grain=1.0, floor=0.01, margin=0.02)
 
 

@@ -110,8 +110,8 @@ def test_another_verdict_is_told_and_decides_nothing(tmp_path: Path) -> None:
     assert title not in render(compare(side(tmp_path, "c"), side(tmp_path, "d")))
 
 
-def of_gpu(metric: str, unit: str, mean: float) -> Row:
-    return Row(stage="training", entity="gpu:0", metric=metric, unit=unit, kind="gauge", mean=mean,
+def of_gpu(metric: str, unit: str, mean: float, stage: str = "training") -> Row:
+    return Row(stage=stage, entity="gpu:0", metric=metric, unit=unit, kind="gauge", mean=mean,
                p50=mean, p95=mean, max=mean, coverage=1.0)  # fmt: skip
 
 
@@ -174,6 +174,29 @@ def test_a_card_of_which_no_run_held_memory_decides_nothing(
     assert got.outcome == outcome
 
 
+def test_a_card_that_one_stage_may_have_used_decides(tmp_path: Path) -> None:
+    """The driver told that nothing was held, and then, of a process that it saw, no more."""
+    got = compare(
+        *(
+            side(tmp_path, name, rows=[
+                of_gpu("gpu_run_mem_bytes", "B", 0.0, "processing"),
+                of_gpu("power_instant_w", "W", watts),
+            ])
+            for name, watts in (("a", 200.0), ("b", 400.0))
+        )
+    )  # fmt: skip
+    assert got.outcome == "differs"
+
+
+def test_a_card_that_was_not_used_may_be_missing(tmp_path: Path) -> None:
+    power = of_gpu("power_instant_w", "W", 200.0)
+    idle = side(tmp_path, "a", rows=[power, of_gpu("gpu_run_mem_bytes", "B", 0.0)])
+    used = side(tmp_path, "b", rows=[power, of_gpu("gpu_run_mem_bytes", "B", 2.0**30)])
+    without = side(tmp_path, "c")
+    assert compare(idle, without).outcome == "same"
+    assert compare(used, without).outcome == "unsure"
+
+
 def sat(out: Path, name: str, times: Sequence[tuple[float, float]]) -> Reference:
     """Runs that began at such minutes and whose training took so many seconds."""
     folders = [
@@ -194,11 +217,18 @@ def test_a_machine_that_differs_from_hour_to_hour_is_the_same(tmp_path: Path) ->
     assert got.outcome == "same"
     training = got.times[1]
     assert training.drift == pytest.approx(0.045, abs=0.01)
+    assert training.needs_sittings
     assert training.runs_for_5_percent is None
     assert "by the sitting" in render(got)
     assert "more sittings" in render(got)
     at_once = [(place / 2, took) for place, (_, took) in enumerate(hours)]
     assert compare(sat(tmp_path, "c", at_once), sat(tmp_path, "d", slow)).times[1].drift is None
+    still = [(60.0 * (place // 2), took) for place, took in enumerate((10, 10.6, 10.1, 10.5) * 2)]
+    noise = compare(sat(tmp_path, "g", still), sat(tmp_path, "h", [(600, 10.3), (600.5, 10.0)]))
+    told = noise.times[1]
+    assert told.by_sittings is not None
+    assert told.runs_for_5_percent is not None
+    assert not told.needs_sittings
     far = [(minute, 1.4 * took) for minute, took in slow]
     assert compare(sat(tmp_path, "e", hours), sat(tmp_path, "f", far)).outcome == "differs"
 

@@ -341,6 +341,24 @@ def test_a_gpu_that_answers_nothing_on_opening_is_not_up(watch: Watch, code: int
 
 
 @pytest.mark.needs("gcc")
+def test_a_gpu_of_which_one_source_alone_answers_is_up_while_it_is_there(watch: Watch) -> None:
+    plain = (
+        *("GetUtilizationRates", "GetMemoryInfo_v2", "GetPowerUsage", "GetTotalEnergyConsumption"),
+        *("GetClockInfo", "GetTemperature", "GetCurrentClocksEventReasons", "GetPcieThroughput"),
+        *("GetEnforcedPowerLimit", "GetArchitecture", "GetSamples"),
+    )
+    failing = [f"nvmlDevice{name}:10" for name in plain]
+    failing += [f"field{number}:10" for number in (74, 75, 185, 186)]
+    seen = watch(f"gpus=1;fail={','.join(failing)}", steps=8, edits={4: "lost=0:0"})
+    assert "gpu_run_mem_bytes" in seen.present("gpu:0")
+    asked_at_ticks = {metric.name for question in QUESTIONS for metric in question.metrics}
+    assert not seen.present("gpu:0") & asked_at_ticks
+    assert seen.values["gpu:0", "gpu_run_mem_bytes"]
+    up = [value for _, value in seen.values["gpu:0", "gpu_up"]]
+    assert (up[:4], up[5:]) == ([1.0] * 4, [0.0] * 3)  # the library reads its orders every 10 ms
+
+
+@pytest.mark.needs("gcc")
 def test_a_counter_that_goes_backwards_is_passed_on_as_it_is(watch: Watch) -> None:
     seen = watch(steps=8, edits={4: "energy_back=0:0:100000"})
     energy = [value for _, value in seen.values["gpu:0", "energy_j"]]

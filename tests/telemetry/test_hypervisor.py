@@ -237,6 +237,7 @@ def with_bounds(offsets_s: Sequence[float], bounds_s: Sequence[float]) -> Any:
         ([0.0, 0.0, 4.0, 4.0], [0.01, 0.01, 0.5, 0.01], "its offset changed by 3.49 s"),
         ([0.0, 0.0], [9.0, 3.0], "is known to 9 s only"),
         ([0.0, 60.0], [0.01, 3.0], "its offset changed by 57 s"),  # wide, and yet it says so
+        ([0.0, 2.0, 4.0], [0.01, 2.5, 0.01], "its offset changed by 3.98 s"),  # and hides none
     ],
 )
 def test_a_reading_counts_as_far_as_it_is_known(

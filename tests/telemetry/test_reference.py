@@ -250,15 +250,47 @@ def test_runs_in_a_row_are_one_sitting(tmp_path: Path) -> None:
     )
     assert sittings_of(at(0, 2, 4, 6, 8), at(1, 3, 5, 7, 9)) == ((), ())  # made in turn
     assert sittings_of(at(0, 1, 60, 61, 62), at(2, 3, 63, 64, 65)) == ((), ())
+    uneven = at(0, 1, 2, 3, 60), at(4, 61, 62, 63, 64)  # in both sittings, and no balance
+    assert sittings_of(*uneven) == ((0, 0, 0, 0, 1), (0, 1, 1, 1, 1))
     between = at(0, 1, 60, 61, 3000), at(600, 601, 602, 603, 604)
     assert sittings_of(*between) == ((0, 0, 1, 1, 2), (0, 0, 0, 0, 0))
 
 
 def test_a_profile_that_does_not_say_when_each_run_began_is_refused(tmp_path: Path) -> None:
     document = reference_of("lab", runs(tmp_path)).to_json()
-    document["measured"]["began"].append(document["measured"]["began"][0])
+    measured = document["measured"]
+
+    def read(**changed: Any) -> Reference:
+        return Reference.from_json({**document, "measured": {**measured, **changed}})
+
     with pytest.raises(ValueError, match="is of 3 runs and says when 4 began"):
-        Reference.from_json(document)
+        read(began=[*measured["began"], measured["began"][0]])
+    with pytest.raises(ValueError, match=r"when it was measured: TypeError.*NoneType"):
+        read(began=None)
+    with pytest.raises(ValueError, match=r"when it was measured: ValueError.*noon"):
+        read(began=["noon", *measured["began"][1:]])
+    with pytest.raises(ValueError, match=r"when it was measured: ValueError.*long"):
+        read(run_s="long")
+    assert read(run_s=None).sittings == ()
+    del measured["run_s"]
+    with pytest.raises(ValueError, match=r"when it was measured: KeyError\('run_s'\)"):
+        read()
+
+
+def test_in_one_sitting_is_without_what_sittings_differ_by(tmp_path: Path) -> None:
+    made = side(tmp_path, "lab")
+    (stage, *others) = made.stages
+    times = replace(stage.duration, values=(10.0, 11.0, 20.0, 22.0, None))
+    stage = replace(stage, metrics=(times,))
+    hours = {**made.measured, "began": began(0, 1, 60, 61, 62)}
+    one = replace(made, measured=hours, stages=(stage, *others)).in_one_sitting()
+    values = one.stages[0].duration.values
+    assert values[-1] is None
+    mean = (10 * 11 * 20 * 22) ** 0.25
+    within = (10 / 110**0.5, 11 / 110**0.5)
+    assert values[:4] == pytest.approx([mean * share for share in 2 * within])
+    unknown = replace(made, measured={**made.measured, "began": []})
+    assert unknown.in_one_sitting() == unknown
 
 
 def test_a_profile_of_schema_1_is_read_and_published_again_as_the_newest(tmp_path: Path) -> None:

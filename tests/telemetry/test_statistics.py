@@ -210,11 +210,14 @@ def test_sittings_are_those_of_a_slow_reference(
         weight += sum((len(one) / len(runs)) ** 2 for one in side)
     between = max(0.0, beyond / size)
     parts = [own / len(runs) for own, runs in zip(within, flat, strict=True)]
-    parts.append(between * weight)
-    free = [one or sum(degrees) for one in degrees] + [sum(len(side) - 1 for side in sides)]
+    free = degrees
+    if 0 in degrees:  # one spread, known once
+        parts, free = [sum(parts)], [sum(degrees)]
+    parts, free = [*parts, between * weight], [*free, sum(len(side) - 1 for side in sides)]
     assert got.value == pytest.approx(np.mean(flat[1]) - np.mean(flat[0]))
     assert got.error == pytest.approx(math.sqrt(sum(parts)))
     assert got.between == pytest.approx(math.sqrt(between), abs=1e-7)
+    assert got.by_sittings == pytest.approx(between * weight / sum(parts), abs=1e-7)
     assert got.spread == pytest.approx(math.sqrt(sum(within) / 2 + between))
     shares = sum(part**2 / one for part, one in zip(parts, free, strict=True))
     assert got.df == pytest.approx(sum(parts) ** 2 / shares)

@@ -192,6 +192,16 @@ def test_a_limit_of_the_vm_is_no_neighbour() -> None:
         *limited(ESX_1, 20.0, 0.6), *limited(ESX_2, 0.0, 0.4),
     )  # fmt: skip
     assert "hypervisor" not in {moved["rule"], *(one["rule"] for one in moved["also"])}
+    for own, limit_2 in (((20.0, 20.0), None), ((20.0, 9.0), 0.0)):  # but the other host's is one
+        rows = [
+            row
+            for esx, one in zip((ESX_1, ESX_2), own, strict=True)
+            for row in ready(esx, one, 0.5)
+        ]
+        rows += limited(ESX_1, 20.0, 0.5)
+        rows += [] if limit_2 is None else limited(ESX_2, limit_2, 0.5)
+        there = flagged(QUIET | {CPU: 1.9, READY: 4.0, BUSY: 3.9}, *rows)
+        assert "hypervisor" in {there["rule"], *(one["rule"] for one in there["also"])}
     none = flagged(half, *ready(ESX_1, 50.0), *limited(ESX_1, 0.0))
     assert none["rule"] == "hypervisor"
     assert flagged(QUIET | {CPU: 0.01}, *limited(ESX_1, 49.0))["verdict"] == "idle"
