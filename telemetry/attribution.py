@@ -35,6 +35,10 @@ Bools = npt.NDArray[np.bool_]
 GAP_PERIODS = 2.5
 """Two samples further apart than this many periods have a gap between them."""
 _NS = 1_000_000_000
+MOMENT_NS = 500_000_000
+"""Within it a stage's processes are found by the recorder, which begins to look at them at once."""
+MANY_WINDOWS = 5
+"""Of so many in a stage, what is shared out by guess at its two ends is no more than a tenth."""
 _MOVES_S = {"energy_j": 1.0}
 """Ten of the steps of about 100 ms in which a GPU's energy counter moves."""
 _OWN = ("stage", "app")
@@ -259,7 +263,21 @@ def _row(span: Span, entity: str, metric: Metric, points: Points, stretches: Str
         max=float(part.levels.max()),
         total=part.total if summed else None,
         coverage=part.covered_ns / length_ns,
+        total_share=_total_share(part, span, entity, stretches) if summed else None,
     )
+
+
+def _total_share(part: Share, span: Span, entity: str, stretches: Stretches) -> float:
+    """A stage's own processes begin with it: until they are found they do little, and what they
+    did is counted in the first sample. What is not seen at their end is not excused."""
+    length_ns, seen_ns = span.end_ns - span.start_ns, part.covered_ns
+    if length_ns >= MANY_WINDOWS * part.window_ns > 0:
+        seen_ns = float(part.known_ns)
+    if entity in _OWN:
+        first = int(np.searchsorted(stretches.end_ns, span.start_ns, side="right"))
+        unseen_ns = max(0, int(stretches.start_ns[first]) - span.start_ns)
+        seen_ns += unseen_ns if unseen_ns <= MOMENT_NS else 0
+    return min(1.0, seen_ns / length_ns)
 
 
 def quantiles(

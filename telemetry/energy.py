@@ -349,6 +349,7 @@ def _above_idle(one: Witnesses, span: Span, idle: Idle | str) -> Iterator[Row]:
         p95=p95 - idle.power_w,
         max=float(part.levels.max()) - idle.power_w,
         total=part.total - idle.power_w * part.known_ns / _NS,
+        total_share=coverage,
     )
     yield _single(one, span, idle.metric, idle.power_w, 1.0)
 

@@ -6,7 +6,7 @@ and which traps it knows, is in ``docs/profile.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -36,6 +36,7 @@ _METADATA = (
 _OTHERS = "a device is also read for the file system's metadata and by other machines that share it"
 _STEAL_UNSEEN = " (steal is not measured here)"
 _NO_CPUS = "the number of CPUs is unknown"
+_REST = "other processes"
 _UNSEEN = "not sampled"
 _UNSAMPLED = "no sample says anything of"
 
@@ -108,7 +109,7 @@ def _processes(books: Books, run: Mapping[str, Any]) -> Entry:
             None if otherwise is None else time_s - otherwise
         ),
     }
-    return _shared(_noted(entry(name, "s", parts, witnesses, floor=CPU_FLOOR_S), _UNSEEN), books)
+    return _shared(entry(name, "s", parts, witnesses, floor=CPU_FLOOR_S), books)
 
 
 def _whose(
@@ -123,9 +124,9 @@ def _whose(
     watched = [*books.entities(metrics[0], "stage:"), *own]
     trees = {entity: books.grew(entity, metrics, *bounds) for entity in watched}
     if all_together is None or _overlap(books.spans):
-        return {**trees, "other processes": None}
+        return {**trees, _REST: None}
     rest = all_together - (_known(trees.values()) or 0.0)
-    return {**trees, "other processes": rest}
+    return {**trees, _REST: rest}
 
 
 def _machine(books: Books, run: Mapping[str, Any]) -> Entry:
@@ -183,7 +184,7 @@ def _storage(books: Books) -> Iterator[Entry]:
         moved = all_of(books.grew(disk, [device], *bounds) for disk in disks)
         witnesses = {"sum over processes": seen, "block devices": moved}
         made = entry(name, "B", parts, witnesses, floor=DEVICE_IO_FLOOR_B, trap=trap)
-        yield _shared(_noted(made, _UNSEEN), books)
+        yield _shared(made, books)
 
 
 def _seconds(books: Books, run: Mapping[str, Any]) -> Entry:
@@ -257,9 +258,10 @@ def _known(values: Iterable[float | None]) -> float | None:
     return sum(found) if found else None
 
 
-def _noted(made: Entry, note: str) -> Entry:
+def _noted(made: Entry, note: str, but: Collection[str] = ()) -> Entry:
     """The account, with a ``note`` in its reason of the parts that were not measured."""
-    gone = ", ".join(part for part, value in made["parts"].items() if value is None)
+    parts = (part for part, value in made["parts"].items() if value is None)
+    gone = ", ".join(part for part in parts if part not in but)
     if not gone:
         return made
     reasons = (made["reason"], f"{note}: {gone}")
@@ -267,10 +269,11 @@ def _noted(made: Entry, note: str) -> Entry:
 
 
 def _shared(made: Entry, books: Books) -> Entry:
-    """The account, with the reason for which the rest of the processes is not known."""
+    """The account, with why parts of it are not known, the rest of the processes among them."""
     why = _overlap(books.spans)
     if why is None:
-        return made
+        return _noted(made, _UNSEEN)
+    made = _noted(made, _UNSEEN, but=(_REST,))
     why = f"{why}, and what other processes did cannot be told"
     return {**made, "reason": "; ".join(one for one in (made["reason"], why) if one)}
 

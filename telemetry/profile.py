@@ -31,7 +31,10 @@ class Row:
     unit; other kinds have levels in unit, and a ``total`` only where their time integral has a
     meaning (W gives J). ``coverage`` is the share of the stage that samples cover, 0 to 1; of
     windows that reach over its edge only the share within counts, and a stage that is shorter than
-    a window has its coverage and no figures.
+    a window has its coverage and no figures. ``total_share`` is the share of the stage that
+    ``total`` stands for: the coverage, but of windows of which it holds five the whole part within,
+    and for a stage's own processes with the moment until they were found; None without a total, and
+    in profiles of versions that did not keep it.
     """
 
     stage: str
@@ -45,6 +48,7 @@ class Row:
     max: float | None = None
     total: float | None = None
     coverage: float = 0.0
+    total_share: float | None = None
     reason: str | None = None
 
 
@@ -54,6 +58,7 @@ _TABLE = pa.schema(
         pa.field("kind", pa.string(), False),
         *(pa.field(name, pa.float64()) for name in ("mean", "p50", "p95", "max", "total")),
         pa.field("coverage", pa.float64(), False),
+        pa.field("total_share", pa.float64()),
         pa.field("reason", pa.string()),
     ]
 )
@@ -170,7 +175,8 @@ def data_rows(run: Mapping[str, Any]) -> Iterator[Row]:
             if value is None or seconds <= 0:
                 yield replace(row, reason=f"the stage does not say {told.what}")
             else:
-                yield replace(row, mean=value / seconds, total=float(value), coverage=1.0)
+                yield replace(row, mean=value / seconds, total=float(value),
+                              coverage=1.0, total_share=1.0)  # fmt: skip
         yield _growth(stage, run["stages"][0])
 
 
@@ -212,20 +218,28 @@ def _headline(profile: Profile, stage: Mapping[str, Any]) -> Headline:
     name = stage["name"]
     measured = stage.get("end_ns") is not None and stage.get("start_ns") is not None
 
-    def figure(metric: str, figure: str = "total") -> float | None:
+    def figure(metric: str, figure: Figure) -> float | None:
         row = profile.find(name, "stage", metric)
         value: float | None = getattr(row, figure) if row and row.reason is None else None
         return value
+
+    def whole(metric: str, *by_wait4: str) -> float | None:
+        """By samples where they are the whole stage's, else as the kernel told at its end."""
+        row, used = profile.find(name, "stage", metric), stage.get("rusage") or {}
+        if row and (value := _told(row, "total")) is not None:
+            return value
+        found = [used[one] for one in by_wait4 if used.get(one) is not None]
+        return sum(found) if found else None
 
     return Headline(
         stage=name,
         status=stage["status"],
         seconds=(stage["end_ns"] - stage["start_ns"]) / 1e9 if measured else None,
-        cpu_s=figure("cpu_busy_seconds"),
+        cpu_s=whole("cpu_busy_seconds", "user_s", "system_s"),
         cores=figure("cpu_busy_seconds", "mean"),
         rss_peak_bytes=figure("mem_rss_bytes", "max"),
-        read_bytes=figure("io_read_bytes"),
-        write_bytes=figure("io_write_bytes"),
+        read_bytes=whole("io_read_bytes", "read_bytes"),
+        write_bytes=whole("io_write_bytes", "write_bytes"),
         gpu=_gpu(profile, name) if measured else "",
         verdict=next((one["verdict"] for one in profile.verdicts if one["stage"] == name), ""),
         coverage=figure("cpu_busy_seconds", "coverage"),
@@ -242,7 +256,13 @@ def _gpu(profile: Profile, stage: str) -> str:
         busy = profile.find(stage, entity, "gpu_util_percent")
         energy = profile.find(stage, entity, "energy_j")
         said = [f"{busy.mean:.0f} % busy"] if busy and busy.mean is not None else []
-        said += [f"{energy.total:,.0f} J"] if energy and energy.total is not None else []
+        if energy and energy.total is not None:
+            part = (
+                ""
+                if _told(energy, "total") is not None
+                else f" in {100 * energy.coverage:.0f} % of it"
+            )
+            said.append(f"{energy.total:,.0f} J{part}")
         if said:
             parts.append(f"{entity}: {', '.join(said)}")
     if parts:
@@ -328,10 +348,18 @@ _SUMMARY = (
 """In order of importance: of a machine with very many devices the last figures are left out."""
 WHOLE = 0.95
 """A total of less of the stage is not told as the stage's."""
-_OF_STAGE = ("stage", "app", DATA)
-"""These are watched from their beginning to their end, whatever share of a short one that is."""
 MOST_GPUS = 2
 """Of more cards than that each figure is one for all of them: a mean or a sum."""
+
+
+def share_of(total_share: float | None, coverage: float) -> float:
+    """The share of the stage that a row's total stands for, in profiles of any version."""
+    return coverage if total_share is None else total_share
+
+
+def is_whole(total_share: float | None, coverage: float) -> bool:
+    """Whether a row's total is told as the stage's."""
+    return share_of(total_share, coverage) >= WHOLE
 
 
 def summary(profile: Profile, stage: str, limit: int = SUMMARY_LIMIT) -> dict[str, float]:
@@ -369,7 +397,7 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
 def _told(row: Row, figure: Figure) -> float | None:
     """A figure of the row that stands for the whole stage; None without one."""
     value: float | None = getattr(row, figure)
-    in_part = figure == "total" and row.coverage < WHOLE and row.entity not in _OF_STAGE
+    in_part = figure == "total" and not is_whole(row.total_share, row.coverage)
     return None if row.reason is not None or in_part else value
 
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from statistics import median
 from typing import Any
 
-from telemetry.profile import Profile, Row
+from telemetry.profile import Profile, Row, is_whole
 from telemetry.pseudonyms import DROPPED, Pseudonyms, names_of
 from telemetry.published_recipe import published_recipe, recipe_difference
 from telemetry.reference import DURATION, Entry, Reference, StageEntries, digest_of
@@ -149,7 +149,8 @@ class _Run:
             if row.reason is None and _ENTITIES.fullmatch(row.entity):
                 for figure in _figures(row):
                     value = getattr(row, figure)
-                    if value is not None:
+                    in_part = figure == "total" and not is_whole(row.total_share, row.coverage)
+                    if value is not None and not in_part:
                         yield row, self.entity(row), figure, digits(value)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from telemetry.attribution import GAP_PERIODS
 from telemetry.report_series import (
     MAX_POINTS,
     RunSeries,
@@ -178,11 +179,15 @@ def _weight(trace: Trace) -> float:
 def _steps(points: Points) -> Trace:
     """Windows as steps: level over (start, end], a break where the next does not follow on.
 
-    Of too many, each is a point at its end.
+    Of too many, each is a point at its end; so it is of short ones that lie apart.
     """
     starts, ends = points.start_ns.astype(float), points.ts_ns.astype(float)
-    joined = np.append(np.abs(starts[1:] - ends[:-1]) < 0.5 * (ends[:-1] - starts[:-1]), False)
-    if len(points.values) > MAX_POINTS // 3:
+    steps, lengths = np.diff(ends), (ends - starts)[:-1]
+    joined = np.abs(starts[1:] - ends[:-1]) < 0.5 * lengths
+    if apart := len(steps) >= 10 and bool(np.median(lengths) < 0.5 * np.median(steps)):
+        joined = steps <= GAP_PERIODS * np.median(steps)
+    joined = np.append(joined, False)
+    if apart or len(points.values) > MAX_POINTS // 3:
         broken = np.flatnonzero(~joined[:-1]) + 1
         times = np.insert(ends, broken, ends[broken - 1] + 1.0)
         return pieces(times, np.insert(points.values, broken, np.nan))

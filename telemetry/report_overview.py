@@ -25,12 +25,13 @@ from telemetry.report_html import (
     tag,
 )
 from telemetry.report_verdict import sentence, verdict_mark
-from telemetry.report_view import Row, StageView, status_mark, unmeasured
+from telemetry.report_view import Row, StageView, shown_share, status_mark, unmeasured, whole
 
 _CPU = r"cpu_(user_|system_)?seconds"
 _READ = r"(io_|disk_)?read_bytes"
 _WRITE = r"(io_|disk_)?writ(e|ten)_bytes"
 _NET = r"net:(?!lo$).+"
+_CARDS = "the sum over cards, else over interfaces that are not within others"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,15 +171,17 @@ def _time(view: StageView) -> Sequence[Fact]:
 
 
 def _cpu_s(view: StageView) -> float | None:
-    sampled = view.total("stage", _CPU)
+    sampled = view.whole("stage", _CPU)
     return view.rusage("user_s", "system_s") if sampled is None else sampled
 
 
 def _cpu(view: StageView) -> Sequence[Fact]:
     used, long = _cpu_s(view), view.seconds
-    mean = used / long if used is not None and long else None
+    mean = view.total("stage", _CPU, "mean")
+    if used is not None and long:
+        mean = used / long
     return (
-        _fact(mean, "cores", "CPU time ÷ wall-clock time"),
+        _fact(mean, "cores", "CPU time ÷ wall-clock time, of what was seen of the stage"),
         _fact(used, "core·s", "user and system time of the stage's processes (by wait4 where not "
               "sampled)"),
     )  # fmt: skip
@@ -192,7 +195,7 @@ def _memory(view: StageView) -> Sequence[Fact]:
 
 
 def _io(view: StageView, metric: str, fallback: str) -> float | None:
-    sampled = view.total("stage", metric)
+    sampled = view.whole("stage", metric)
     return view.rusage(fallback) if sampled is None else sampled
 
 
@@ -206,14 +209,14 @@ def _storage(view: StageView) -> Sequence[Fact]:
 def _network(view: StageView) -> Sequence[Fact]:
     return _both(
         _moved(view, "net_rx_bytes"), _moved(view, "net_tx_bytes"), ("in", "out"),
-        "bytes of the machine's interfaces with hardware, or of all but lo, during the stage",
+        f"bytes of the machine during the stage: {_CARDS}",
     )  # fmt: skip
 
 
 def _moved(view: StageView, metric: str) -> float | None:
     """The machine's sum: a bridge, a bond or a container's end counts the same bytes again."""
-    whole = view.total("machine", metric)
-    return view.total(_NET, metric) if whole is None else whole
+    together = view.whole("machine", metric)
+    return view.whole(_NET, metric) if together is None else together
 
 
 def _both(
@@ -226,11 +229,13 @@ def _both(
 
 
 def _sum_of(of: Callable[[StageView], float | None], stages: Sequence[StageView]) -> float | None:
-    found = [value for view in stages if view.measured and (value := of(view)) is not None]
-    return sum(found) if found else None
+    """None where it is not known of each measured stage."""
+    found = [of(view) for view in stages if view.measured]
+    known = [value for value in found if value is not None]
+    return sum(known) if found and len(known) == len(found) else None
 
 
-_SUM = "sum of the measured stages"
+_SUM = "sum of the measured stages, if it is known of each"
 
 
 def _sum_storage(stages: Sequence[StageView]) -> Sequence[Fact]:
@@ -278,7 +283,7 @@ _COLUMNS = (
     Column(title="Storage", below="by the stage", of=_storage, sums=_sum_storage,
            meaning="bytes read from and written to storage"),
     Column(title="Network", below="machine", of=_network, sums=_sum_network,
-           meaning="bytes of all interfaces but lo"),
+           meaning=f"bytes of the machine: {_CARDS}"),
 )  # fmt: skip
 
 
@@ -292,13 +297,12 @@ def gpu_column(absent: str) -> Column:
 
     def sums(stages: Sequence[StageView]) -> Sequence[Fact]:
         rows = [row for view in stages for row in view.find(r"gpu:\d+", "energy_j")]
-        joules = [row.get("total") for row in rows]
-        known = [one for one in joules if one is not None]
-        if not known:
+        told = [row for row in rows if row.get("total") is not None]
+        if not told:
             return ()
-        if len(known) < len(joules):
+        if len(told) < len(rows) or not all(map(whole, told)):
             return (Fact(text=NOTHING, title="not known of every GPU in every stage", gone=True),)
-        return (_fact(sum(known), "J", _SUM),)
+        return (_fact(sum(row["total"] for row in told), "J", _SUM),)
 
     return Column(title="GPU", below="busy, energy", of=of, sums=sums,
                   meaning="time with a kernel resident, mean; energy by the GPU's own "
@@ -315,11 +319,16 @@ def _busy(rows: Sequence[Row], why: str) -> Fact:
 
 
 def _energy(rows: Sequence[Row], why: str) -> Fact:
-    known = [row["total"] for row in rows if row.get("total") is not None]
-    if not known:
+    told = [row for row in rows if row.get("total") is not None]
+    if not told:
         return Fact(text="energy not measured", title=why, gone=True)
+    known = [row["total"] for row in told if whole(row)]
+    if not known:
+        part = percent(min(map(shown_share, told)))
+        return Fact(text=f"energy of {part} alone", gone=True,
+                    title=f"it was measured in {part} of the stage")  # fmt: skip
     if len(known) < len(rows):
-        some = f"{len(known)} of {len(rows)} GPUs: the others' was not measured"
+        some = f"{len(known)} of {len(rows)} GPUs: the others' was not measured in all of the stage"
         return _fact(sum(known), "J", some, f" ({len(known)} of {len(rows)})")
     return _fact(sum(known), "J", "all GPUs together" if len(known) > 1 else "of the GPU")
 

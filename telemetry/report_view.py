@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from telemetry.profile import is_whole, share_of
 from telemetry.report_html import Html, tag
 
 _SIGNS = {
@@ -65,6 +66,11 @@ class StageView:
         found = [row[field] for row in self.find(entity, metric) if row.get(field) is not None]
         return sum(found) if found else None
 
+    def whole(self, entity: str, metric: str) -> float | None:
+        """The sum of the totals of all rows that match, if each stands for the whole stage."""
+        found = [row for row in self.find(entity, metric) if row.get("total") is not None]
+        return sum(row["total"] for row in found) if found and all(map(whole, found)) else None
+
     def reason(self, entity: str, metric: str = ".*") -> str | None:
         return next((row["reason"] for row in self.find(entity, metric) if row.get("reason")), None)
 
@@ -72,6 +78,16 @@ class StageView:
         used = self.record.get("rusage") or {}
         found = [used[name] for name in names if used.get(name) is not None]
         return sum(found) if found else None
+
+
+def whole(row: Row) -> bool:
+    """Whether a row's total is the whole stage's."""
+    return is_whole(row.get("total_share"), row.get("coverage") or 0.0)
+
+
+def shown_share(row: Row) -> float:
+    """The share of the stage that a row's total stands for."""
+    return share_of(row.get("total_share"), row.get("coverage") or 0.0)
 
 
 def views(run: Row, profile: Row) -> list[StageView]:

@@ -42,8 +42,9 @@ class Fresh:
     value: Floats
 
     def of_stages(self) -> Fresh:
-        """The rows of stages alone."""
-        stages = np.array([name.startswith("stage:") for name in self.entities], dtype=bool)
+        """The rows of stages alone: of their processes, and what they count themselves."""
+        own = ("stage:", "app:")
+        stages = np.array([name.startswith(own) for name in self.entities], dtype=bool)
         rows = stages[self.entity]
         parts = {name: getattr(self, name)[rows] for name in ("entity", "metric", "ts_ns", "value")}
         return replace(self, **parts)

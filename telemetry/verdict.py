@@ -105,11 +105,15 @@ def _pace(figures: Figures) -> tuple[Evidence | None, str]:
     return paced, f"; for {share} of its time its load came by a timetable, which nothing shortens"
 
 
+_OF_OTHERS = {"steal", "vm-limit", "hypervisor", "neighbour", "gpu-neighbour"}
+"""Rules by which a CPU was wanted and not given: that it was wanted says nothing more."""
+
+
 def _says_again(rule: str, other: str) -> bool:
     if other == "disk-share" and rule in {"disk-read", "disk-write", "data-storage"}:
         return True
     return other in _WEAKER.get(rule.partition("-")[0], ()) or (
-        other in _WEAKER["cpu"] and rule in {"steal", "hypervisor", "neighbour", "gpu-neighbour"}
+        other in _WEAKER["cpu"] and rule in _OF_OTHERS
     ) or (rule == "disk-machine" and other in {"network", "idle"})  # fmt: skip
 
 

@@ -61,17 +61,23 @@ def steal(figures: Figures) -> Finding | None:
         ("machine", "cpu_count", "mean"),
         what="steal",
     )
-    share = _of_wanted(steal.value, busy.value, count.value)
+    limits = [
+        one for one in over_hosts(figures, _LIMITED).values() if one.is_enough and one.mean > 0
+    ]
+    own = max((one.mean * min(1.0, one.coverage) for one in limits), default=0.0)
+    share = _of_wanted(max(0.0, steal.value - own), busy.value, count.value)
     if share < limit("steal") or figures.wanted < limit("most_of_the_time"):
         return None
     return Finding(
         f"the hypervisor gave {percent(share)} of the CPU time that was wanted here to others",
-        [steal, busy, count, *figures.base()],
+        [steal, *(e for one in limits for e in one.told(_OWN_LIMIT)), busy, count, *figures.base()],
     )
 
 
 _LIMITED, _LIMITED_PERCENT = "vm_cpu_maxlimited_cores", "vm_cpu_maxlimited_percent"
-_FLAGS = ("vm_cpu_ready_percent", "vm_cpu_costop_percent", "vm_mem_swap_in_bytes_per_s",
+_OWN_LIMIT = "virtual CPUs that a CPU limit of the VM or its resource pool held back"
+_READY_PERCENT = "vm_cpu_ready_percent"
+_FLAGS = (_READY_PERCENT, "vm_cpu_costop_percent", "vm_mem_swap_in_bytes_per_s",
           "vm_mem_latency_percent")  # fmt: skip
 """Not CPU latency: a VM's own threads on the two halves of a core, and power saving, make it."""
 
@@ -84,19 +90,34 @@ def vm_limit(figures: Figures) -> Finding | None:
     for one in over_hosts(figures, _LIMITED).values():
         share = _of_wanted(one.mean, busy.value, count.value) if one.is_enough else 0.0
         if share >= limit("steal"):
-            says = "virtual CPUs that a CPU limit of the VM or its resource pool held back"
             return Finding(
                 f"the CPU limit of its VM, or of a resource pool that it is in, held back "
                 f"{percent(share)} of the CPUs that were wanted here",
-                [*one.told(says), busy, count, *figures.base()],
+                [*one.told(_OWN_LIMIT), busy, count, *figures.base()],
             )
+    unseen = _limit_unseen(figures)
+    if unseen is not None and hypervisor(figures) is not None:
+        raise Lack(f"a CPU limit of the VM: {unseen}")
     return None
+
+
+def _limit_unseen(figures: Figures) -> str | None:
+    """Why nothing says, of a host on which it was seen to wait, what its own limit made it wait."""
+    if why_unseen(figures, _READY_PERCENT) is not None:
+        return None
+    told = {row.entity for one in over_hosts(figures, _LIMITED).values() for row in one.known}
+    waited = (row for one in over_hosts(figures, _READY_PERCENT).values() for row in one.known)
+    hosts = [row.entity for row in waited if row.entity not in told]
+    if not hosts:
+        return None
+    of_some = f"{_LIMITED} of {' and '.join(hosts)} was not recorded"
+    return why_unseen(figures, _LIMITED) or of_some
 
 
 def hypervisor(figures: Figures) -> Finding | None:
     found = [*_flagged(figures), *_waiting_cpus(figures)]
     if not found:
-        why = why_unseen(figures, "vm_cpu_ready_percent")
+        why = why_unseen(figures, _READY_PERCENT)
         if why is not None:
             raise Lack(f"the hypervisor: {why}")
         return None
@@ -117,18 +138,21 @@ def _flagged(figures: Figures) -> Iterator[Finding]:
         if flag["metric"] not in _FLAGS or part is None or one is None:
             continue
         others = one
-        if flag["metric"] == "vm_cpu_ready_percent":  # what its own limit made wait: ``vm_limit``
+        if flag["metric"] == _READY_PERCENT:  # what its own limit made wait: ``vm_limit``
             others = one.less(over_hosts(figures, _LIMITED_PERCENT).get(part))
         above = others.above(flag["threshold"])
         if above.is_enough:
-            yield _of_flag(flag, one.on(above))
+            yield _of_flag(flag, one.on(above), above.mean)
 
 
-def _of_flag(flag: Flag, above: OverHosts) -> Finding:
+def _of_flag(flag: Flag, above: OverHosts, others: float) -> Finding:
+    """``others``: the mean, in the flag's unit, without what its own limit made wait."""
     unit, sentence = flag["unit"], str(flag["sentence"])
     if flag["figure"] != "mean" or len(above.rows) > 1:
         covered = percent(above.coverage)
         sentence += f"; over {covered} of the stage {above.mean:,.1f} {unit} on average"
+    if others < above.mean:
+        sentence += f"; {others:,.1f} {unit} without what a CPU limit of its own made wait"
     words = str(flag["metric"]).replace("_", " ")
     return Finding(sentence, [*above.told(f"{words}, flagged above {flag['threshold']:g} {unit}")])
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 from telemetry.contention import Flag
-from telemetry.profile import Profile, Row
+from telemetry.profile import Profile, Row, is_whole, share_of
 from telemetry.verdict_thresholds import limit
 from telemetry.vm_entity import parsed
 
@@ -161,6 +161,21 @@ class Figures:
         if row.coverage < limit("coverage"):
             return f"{metric} of {entity} covers {100 * row.coverage:.0f} % of the stage"
         return f"{metric} of {entity} has no {figure}"
+
+    def whole(self, entity: str, metric: str) -> Evidence | None:
+        """A total, if it stands for the whole stage."""
+        row = self.rows.get((entity, metric))
+        if row is None or not is_whole(row.total_share, row.coverage):
+            return None
+        return self.get(entity, metric, "total")
+
+    def why_not_whole(self, entity: str, metric: str) -> str:
+        """Why ``whole`` has nothing."""
+        row = self.rows.get((entity, metric))
+        if row is None or self.get(entity, metric, "total") is None:
+            return self.why_not(entity, metric, "total")
+        share = share_of(row.total_share, row.coverage)
+        return f"{metric} of {entity} covers {100 * share:.0f} % of the stage"
 
     def _value(self, metric: str) -> float:
         one = self.get("stage", metric, "mean")

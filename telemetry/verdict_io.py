@@ -60,8 +60,8 @@ def _source(asked: float | None, got: float | None, figures: Figures) -> tuple[s
 
 
 def _of_stage(figures: Figures, name: str, read: str, write: str) -> Account:
-    found = [figures.get("stage", metric, "total") for metric in (read, write)]
-    reason = figures.why_not("stage", read, "total") if found[0] is None else None
+    found = [figures.whole("stage", metric) for metric in (read, write)]
+    reason = figures.why_not_whole("stage", read) if found[0] is None else None
     values = [one.value if one is not None else None for one in found]
     return _witness(name, values, reason)
 
@@ -75,9 +75,9 @@ def _of_devices(figures: Figures, metric: str) -> list[Moved]:
     entities = [
         entity for entity, known in figures.rows if known == metric and entity.startswith("disk:")
     ]
-    found = {entity: figures.get(entity, metric, "total") for entity in sorted(entities)}
+    found = {entity: figures.whole(entity, metric) for entity in sorted(entities)}
     return [
-        figures.why_not(entity, metric, "total") if one is None else one.value
+        figures.why_not_whole(entity, metric) if one is None else one.value
         for entity, one in found.items()
     ] or ["no block device was recorded"]
 
@@ -89,7 +89,7 @@ def _virtual_disks(figures: Figures, metrics: tuple[str, str]) -> Account:
 
 def _of_virtual_disks(figures: Figures, metric: str) -> list[Moved]:
     return [
-        one.total if one.coverage >= WHOLE and one.total is not None else one.why_not()
+        one.total if one.total_share >= WHOLE and one.total is not None else one.why_not_whole()
         for one in over_hosts(figures, metric).values()
     ] or [why_unseen(figures, metric) or "no vCenter was asked"]
 

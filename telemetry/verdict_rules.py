@@ -282,8 +282,8 @@ RULES = (
          asks="vCenter's time at the CPU limit of the VM or its resource pool steal of the CPUs "
          "that were wanted, while it wanted a CPU most of the time", holds=contention.vm_limit),
     Rule(id="steal", verdict="contention",
-         asks="steal of the CPUs that were wanted on the machine, while it wanted a CPU most of "
-         "the time", holds=contention.steal),
+         asks="steal of the CPUs that were wanted on the machine, less what a limit of the VM held "
+         "back, while it wanted a CPU most of the time", holds=contention.steal),
     Rule(id="hypervisor", verdict="contention",
          asks="vCenter's ready, co-stop, swap-in or memory latency in the mean above their own "
          "thresholds (docs/profile.md), or its ready time less ready_of_idle and what a limit "

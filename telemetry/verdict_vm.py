@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from telemetry.profile import Row
+from telemetry.profile import Row, share_of
 from telemetry.verdict_figures import Evidence, Figures, evidence
 from telemetry.verdict_thresholds import limit
 from telemetry.vm_entity import parsed
@@ -51,6 +51,11 @@ class OverHosts:
         totals = [row.total for row in self.known if row.total is not None]
         return sum(totals) if totals else None
 
+    @property
+    def total_share(self) -> float:
+        """Share of the stage that ``total`` stands for, 0 to 1."""
+        return sum(share_of(row.total_share, row.coverage) for row in self.known)
+
     def above(self, threshold: float) -> OverHosts:
         """Of the same the hosts on which the mean is above a threshold, in the metric's unit."""
         kept = (row for row in self.known if row.mean is not None and row.mean > threshold)
@@ -76,9 +81,15 @@ class OverHosts:
         """Why ``is_enough`` is False."""
         if not self.known:
             return next((row.reason for row in self.rows if row.reason), "it has no figures")
+        return self._covers(self.coverage)
+
+    def why_not_whole(self) -> str:
+        """Why ``total`` is not the whole stage's."""
+        return self._covers(self.total_share) if self.known else self.why_not()
+
+    def _covers(self, share: float) -> str:
         hosts = " and ".join(row.entity for row in self.known)
-        covered = 100 * self.coverage
-        return f"{self.rows[0].metric} of {hosts} covers {covered:.0f} % of the stage"
+        return f"{self.rows[0].metric} of {hosts} covers {100 * share:.0f} % of the stage"
 
     def told(self, says: str) -> list[Evidence]:
         """The mean on each host, a row of the profile each."""

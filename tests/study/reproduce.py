@@ -36,9 +36,8 @@ OUT = FOLDER / "runs"
 COUNTED = FOLDER / "counted.json"
 EARLY, PROFILE = FOLDER / "early.profile.json", FOLDER / "here.profile.json"
 """What throttled machines are held against (the first runs), and the unchanged one: of all runs,
-a fifth before the throttled trials and the rest between them."""
-IN_A_ROW = 2
-"""Runs to publish after each throttled trial."""
+a fifth before the throttled trials and the rest in sittings, one after each of them: so that they
+are spread over the time of the trials, as docs/compare.md asks of whoever publishes."""
 SLOW_RUNS = 5
 """On a throttled machine; as many as the command makes by itself."""
 QUOTA_CORES = 0.7
@@ -118,7 +117,7 @@ def main() -> None:
     told.add_argument("causes", nargs="*", default=[cause.name for cause in CAUSES])
     told.add_argument("--trials", type=int, default=10)
     told.add_argument("--throttled", type=int, default=2)
-    told.add_argument("--runs", type=int, default=4)
+    told.add_argument("--runs", type=int, default=5)
     told.add_argument("--slow-runs", type=int, default=SLOW_RUNS)
     told.add_argument("--published", type=int, default=15)
     told.add_argument("--anew", action="store_true")
@@ -128,25 +127,26 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     first = asked.published // 5
     publish(EARLY, first)
-    for cause in CAUSES[1:]:
-        if cause.name in asked.causes and not throttle.why_not():
-            try_out(cause, EARLY, asked.throttled, asked.slow_runs, most=asked.published)
+    throttled = [cause for cause in CAUSES[1:] if cause.name in asked.causes]
+    sittings = max(1, asked.throttled * len(throttled))
+    in_a_row = -(-(asked.published - first) // sittings)
+    for place, cause in enumerate(() if throttle.why_not() else throttled):
+        for number in range(1, asked.throttled + 1):
+            try_out(cause, EARLY, number, asked.slow_runs)
+            sitting = place * asked.throttled + number
+            wanted = min(asked.published, first + in_a_row * sitting)
+            while len(speeds()) < wanted and not PROFILE.exists():
+                run_to_publish(asked.published)
     publish(PROFILE, asked.published)
     if CAUSES[0].name in asked.causes:
         try_out(CAUSES[0], PROFILE, asked.trials, asked.runs)
     print((DOCS / "study-reproduce.md").read_text())
 
 
-def try_out(cause: Cause, profile: Path, many: int, runs: int, *, most: int = 0) -> None:
-    """Trials until there are so many; the page is written after each.
-
-    After each, runs to publish are made, ``most`` in all: so that those are spread over the time
-    of the trials, as docs/compare.md asks of whoever publishes.
-    """
+def try_out(cause: Cause, profile: Path, many: int, runs: int) -> None:
+    """Trials until there are so many; the page is written after each."""
     while sum(one.cause == cause.name for one in trials()) < many:
         keep(trial(cause, profile, runs))
-        for _ in range(IN_A_ROW):
-            run_to_publish(most)
         write_atomically(DOCS / "study-reproduce.md", "\n".join(page()) + "\n")
 
 

@@ -108,9 +108,45 @@ def test_every_figure_is_the_oracles(series: tuple[Kind, list[Raw]], edges: list
         expected = float(getattr(answer, name))
         assert getattr(row, name) == pytest.approx(expected, rel=1e-9, abs=1e-9), name
     if kind == "window":
-        assert row.total is None  # nothing says what its integral would be
+        assert (row.total, row.total_share) == (None, None)  # nothing says what its integral is
     else:
         assert row.total == pytest.approx(float(answer.total), rel=1e-9, abs=1e-15)
+        assert row.total_share == pytest.approx(row.coverage, rel=1e-12)
+
+
+def test_the_total_of_windows_stands_for_all_of_them_that_lies_within() -> None:
+    power = make_metric("power", "window", "W", integral="J")
+    raw: list[Raw] = [(end, end - 20, 3.0) for end in (*range(20, 180, 20), *range(200, 260, 20))]
+    samples = make_samples({("esxi:a", power): moved(raw, EPOCH_NS)}, period_s=PERIOD_S)
+    spans = [span("a", 10, 110), span("b", 130, 230), span("c", 10, 50)]
+    whole, hole, few = correlate(samples, spans).rows
+    assert whole.total_share == 1.0
+    assert whole.coverage == pytest.approx((80 + 5 + 5) / 100)
+    assert hole.total_share == pytest.approx(80 / 100)
+    assert few.total_share == few.coverage == pytest.approx((20 + 5 + 5) / 40)
+
+
+@pytest.mark.parametrize(
+    ("entity", "begins_ms", "ends_ms", "total_share"),
+    [
+        ("stage:a", 400, 2000, 1.0),  # the moment until it was found
+        ("app:a", 400, 2000, 1.0),
+        ("stage:a", 600, 2000, 0.7),
+        ("stage:a", 400, 1600, 0.8),  # a recorder that was lost
+        ("machine", 400, 2000, 0.8),
+    ],
+)
+def test_a_stages_own_total_is_whole_but_for_the_moment_until_it_was_found(
+    entity: str, begins_ms: int, ends_ms: int, total_share: float
+) -> None:
+    raw: list[Raw] = [(at * 10**6, None, float(at)) for at in range(begins_ms, ends_ms + 1, 100)]
+    samples = make_samples({(entity, METRICS["counter"]): moved(raw, EPOCH_NS)}, period_s=0.1)
+    (row,) = (
+        one
+        for one in correlate(samples, [span("a", 0, 2 * 10**9)]).rows
+        if one.metric == METRICS["counter"].name
+    )
+    assert row.total_share == pytest.approx(total_share)
 
 
 @settings(deadline=None)

@@ -36,10 +36,10 @@ NO_DRIVER = "no NVIDIA driver here"
 def row(
     entity: str, metric: str, total: float | None, reason: str | None = None, **more: Any
 ) -> Row:
-    coverage = 0.0 if reason else 0.9
+    seen = {"coverage": 0.0 if reason else 0.9, "total_share": None if reason else 1.0}
     return Row(
         stage="training", entity=entity, metric=metric, unit="B", kind="counter",
-        total=total, coverage=coverage, reason=reason, **more,
+        total=total, reason=reason, **(seen | more),
     )  # fmt: skip
 
 
@@ -69,6 +69,20 @@ def by_source(entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found = {one["source"]: one for one in entry["moved"]}
     assert len(found) == len(entry["moved"])
     return found
+
+
+def test_what_was_moved_in_a_part_of_the_stage_is_not_told_as_the_whole() -> None:
+    part = {"coverage": 0.4, "total_share": 0.4}
+    rows = [
+        row("machine", "net_rx_bytes", 7e6, **part),
+        row("app", "app_epochs", 4.0, **part),
+    ]
+    entry = moved(*rows)
+    (received,) = (one for one in entry["moved"] if one["what"] == "received")
+    assert (received["bytes"], received["coverage"]) == (None, 0.4)
+    assert received["reason"] == "it was seen in 40 % of the stage alone"
+    assert entry["epochs"] is None
+    assert "epochs: it was seen in 40 % of the stage alone" in entry["reason"]
 
 
 BYTES = st.floats(0, 1e18)

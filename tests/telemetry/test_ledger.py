@@ -221,6 +221,7 @@ def test_overlapping_stages_are_named() -> None:
     everybody = entries["CPU of all processes"]
     assert everybody["parts"]["other processes"] is None  # trees may have processes in common
     assert "what other processes did cannot be told" in everybody["reason"]
+    assert "not sampled" not in everybody["reason"]
     assert entries["bytes read from storage"]["parts"]["other processes"] is None
 
 

@@ -19,6 +19,7 @@ START_NS = 1_795_485_600_000_000_000
 
 def row(stage: str, entity: str, metric: str, **values: Any) -> Row:
     figures = {"mean": 2.0, "p50": 1.0, "p95": 3.0, "max": 4.0, "total": 20.0, "coverage": 0.9}
+    figures |= {"total_share": 1.0} if entity == "stage" else {}
     return Row(
         stage=stage, entity=entity, metric=metric, unit="s", kind="counter", **(figures | values)
     )
@@ -130,7 +131,7 @@ def test_the_table_has_null_where_something_is_absent() -> None:
     assert (energy["coverage"], energy["reason"]) == (0.0, "no driver here")
     assert table.column_names == [
         "stage", "entity", "metric", "unit", "kind",
-        "mean", "p50", "p95", "max", "total", "coverage", "reason",
+        "mean", "p50", "p95", "max", "total", "coverage", "total_share", "reason",
     ]  # fmt: skip
 
 
@@ -167,12 +168,30 @@ def test_headlines_show_every_stage_and_say_why_there_is_no_gpu() -> None:
 def test_headlines_show_each_gpu() -> None:
     rows = (
         row("features", "gpu:0", "gpu_util_percent", mean=91.6),
-        row("features", "gpu:0", "energy_j", total=12345.6),
+        row("features", "gpu:0", "energy_j", total=12345.6, coverage=1.0),
         row("features", "gpu:1", "gpu_util_percent", mean=3.0),
         absent("features", "gpu:1", "energy_j"),
     )
     line = headlines(Profile(rows=rows), a_run())[1]
     assert line.gpu == "gpu:0: 92 % busy, 12,346 J; gpu:1: 3 % busy"
+    lost = replace(rows[1], coverage=0.4)
+    line = headlines(Profile(rows=(lost,)), a_run())[1]
+    assert line.gpu == "gpu:0: 12,346 J in 40 % of it"
+
+
+def test_headlines_tell_no_part_as_the_whole() -> None:
+    """The recorder was lost: cores are of what it saw, sums are the kernel's at the end or none."""
+    half = {"coverage": 0.5, "total_share": 0.5}
+    rows = (
+        row("features", "stage", "cpu_busy_seconds", **half),
+        row("features", "stage", "io_read_bytes", total=7e6, **half),
+    )
+    run = a_run()
+    line = headlines(Profile(rows=rows), run)[1]
+    assert (line.cpu_s, line.cores, line.read_bytes, line.coverage) == (None, 2.0, None, 0.5)
+    run["stages"][1]["rusage"] = {"user_s": 30.0, "system_s": 9.5, "read_bytes": 8192}
+    line = headlines(Profile(rows=rows), run)[1]
+    assert (line.cpu_s, line.read_bytes) == (39.5, 8192)
 
 
 def test_the_summary_has_only_what_was_measured() -> None:
@@ -235,12 +254,15 @@ def test_a_total_of_a_part_of_the_stage_is_not_told_as_the_stages() -> None:
     rows = (
         row("features", "esxi:esx-1", "host_power_w", total=5e4, mean=100.0, coverage=0.5),
         row("features", "gpu:0", "power_instant_w", total=9e3, mean=90.0, coverage=0.6),
-        row("features", "stage", "io_read_bytes", total=7e6, coverage=0.7),
+        row("features", "stage", "io_read_bytes", total=7e6, coverage=0.7, total_share=1.0),
+        row("features", "stage", "io_write_bytes", total=7e6, coverage=0.5, total_share=0.5),
+        row("features", "vm:a@b", "vm_cpu_used_cores", total=9.0, coverage=0.9, total_share=1.0),
     )
     assert summary(Profile(rows=rows), "features") == {
         "vcenter/host_power_mean_w": 100.0,
         "gpu/0_power_mean_w": 90.0,
         "stage/io_read_bytes": 7e6,  # its processes were watched from beginning to end
+        "vcenter/cpu_used_seconds": 9.0,  # its windows reach over both ends
     }
 
 

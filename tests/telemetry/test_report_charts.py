@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from telemetry.collectors.gpu_metrics import GPM_METRICS, PROCESS_USES
 from telemetry.report import render
-from telemetry.report_charts import MAX_SERIES, MAX_WINDOW_CHARTS
+from telemetry.report_charts import MAX_SERIES, MAX_WINDOW_CHARTS, _steps
 from telemetry.report_specs import has_place
-from telemetry.series import SeriesIndex, select
+from telemetry.series import Points, SeriesIndex, select
 from tests.telemetry.report_runs import START_NS, MadeRun
 from tests.telemetry.test_report import chart, chart_data, drawn_points
 
@@ -84,6 +85,19 @@ def test_an_outage_of_a_gpu_is_a_break_in_its_windows(seconds: float) -> None:
     assert breaks[0] == pytest.approx(500 * seconds, abs=400)
     following = next(at for at, value in points if at > breaks[0] and value is not None)
     assert following == pytest.approx(600 * seconds, abs=400)
+
+
+@pytest.mark.parametrize("many", [40, 2000])
+def test_short_windows_that_lie_apart_are_one_line_with_its_outages(many: int) -> None:
+    """As PCIe's are: 20 ms of every 200, and half a minute without any."""
+    place = np.arange(many)
+    ends = START_NS + place * 200_000_000 + (place >= many // 2) * 30_000_000_000
+    jitter = np.random.default_rng(3).integers(0, 20_000_000, many)
+    points = Points(ts_ns=ends + jitter, values=np.ones(many), start_ns=ends + jitter - 20_000_000)
+    drawn_ = _steps(points)
+    broken = drawn_.times[np.isnan(drawn_.values)]
+    assert len(broken) == 1
+    assert ends[many // 2 - 1] <= broken[0] < ends[many // 2]
 
 
 def test_a_chart_of_what_older_runs_do_not_have_is_left_out() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.report import render
-from telemetry.report_html import exactly
-from telemetry.report_overview import _moved, _overlap, _together_s
+from telemetry.report_html import NOTHING, exactly
+from telemetry.report_overview import _cpu, _moved, _overlap, _together_s
 from telemetry.report_view import StageView
 from tests.telemetry.report_runs import MadeRun
 from tests.telemetry.test_report import Elements
@@ -66,17 +68,55 @@ def test_energy_of_some_gpus_is_not_that_of_all() -> None:
     left = next(r for r in rows if (r["entity"], r["metric"]) == ("gpu:0", "energy_j"))["total"]
     lost |= {"total": None, "mean": None, "reason": "the GPU was lost"}
     page = render(run, profile, samples)
-    assert f'title="{exactly(left)} J; 1 of 2 GPUs: the others&#x27; was not measured"' in page
+    some = "1 of 2 GPUs: the others&#x27; was not measured in all of the stage"
+    assert f'title="{exactly(left)} J; {some}"' in page
     assert "(1 of 2)" in Elements(page).text
     foot = page.split("<tfoot>")[1].split("</tfoot>")[0]
     assert "not known of every GPU in every stage" in foot
+
+
+def test_energy_of_a_part_of_a_stage_is_not_that_of_all() -> None:
+    """One GPU fell off the bus at 40 % of the stage, then the other one, too."""
+    run, profile, samples = MadeRun(seconds=60, gpus=2).build()
+    rows = profile["stages"][3]["metrics"]
+    first, second = (row for row in rows if row["metric"] == "energy_j")
+    second |= {"coverage": 0.4, "total_share": 0.4}
+    page = render(run, profile, samples)
+    assert f'title="{exactly(first["total"])} J; 1 of 2 GPUs' in page
+    assert "not known of every GPU" in page.split("<tfoot>")[1].split("</tfoot>")[0]
+    first |= {"coverage": 0.6, "total_share": 0.6}
+    assert "energy of 40 % alone" in Elements(render(run, profile, samples)).text
+
+
+def test_what_half_a_stage_was_seen_to_use_is_not_told_as_the_whole() -> None:
+    """The recorder was lost: cores are of what it saw, and the sum is by wait4 or not there."""
+
+    def view(share: float | None, **used: float) -> StageView:
+        rows = [
+            {"entity": "stage", "metric": metric, "total": total, "mean": total / 5.0,
+             "coverage": 0.5, "total_share": share}
+            for metric, total in (("cpu_user_seconds", 16.0), ("cpu_system_seconds", 4.0))
+        ]  # fmt: skip
+        record = {"name": "fit", "start_ns": 0, "end_ns": 10**10, "rusage": used}
+        return StageView(place=1, record=record, rows=rows)
+
+    def told(one: StageView) -> list[Any]:
+        return [fact.text for fact in _cpu(one)]
+
+    assert told(view(0.5)) == ["4 cores", NOTHING]
+    assert told(view(0.5, user_s=30.0, system_s=9.0)) == ["3.90 cores", "39 core·s"]
+    assert told(view(None, user_s=30.0, system_s=9.0)) == ["3.90 cores", "39 core·s"]
+    assert told(view(1.0)) == ["2 cores", "20 core·s"]
 
 
 def test_bytes_that_a_bridge_passes_on_are_counted_once() -> None:
     """The machine's sum is of interfaces with hardware; without it all but lo are added."""
 
     def view(*entities: str) -> StageView:
-        rows = [{"entity": one, "metric": "net_rx_bytes", "total": 1e9} for one in entities]
+        rows = [
+            {"entity": one, "metric": "net_rx_bytes", "total": 1e9, "coverage": 1.0}
+            for one in entities
+        ]
         return StageView(place=1, record={"name": "fit"}, rows=rows)
 
     assert _moved(view("net:eth0", "net:docker0", "net:veth1", "machine"), "net_rx_bytes") == 1e9

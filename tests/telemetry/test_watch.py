@@ -93,14 +93,15 @@ def test_of_what_is_long_over_only_reasons_and_stages_are_told(tmp_path: Path) -
         writer = SegmentWriter(tmp_path, "guest", [absent], host="h", period_s=0.1)
         writer.write([
             Sample(number, Series(entity=entity, metric=metric("m")), 1.0)
-            for entity in ("machine", f"stage:s{number}", "disk:sda")
+            for entity in ("machine", f"stage:s{number}", f"app:s{number}", "disk:sda")
         ])  # fmt: skip
         writer.close()
         path = tmp_path / f"guest-{number:04d}.arrows"
         os.utime(path, (path.stat().st_atime - age_s, path.stat().st_mtime - age_s))
     tail = Tail(tmp_path)
-    newest = ("machine", "stage:s1", "disk:sda")
-    assert rows(tail.read()) == rows_of([("stage:s0", 0), *((entity, 1) for entity in newest)])
+    newest = ("machine", "stage:s1", "app:s1", "disk:sda")
+    ended = ("stage:s0", "app:s0")
+    assert rows(tail.read()) == rows_of([(one, 0) for one in ended] + [(one, 1) for one in newest])
     assert set(tail.absent) == {("gpu", "m0"), ("gpu", "m1")}
 
 
