@@ -6,7 +6,8 @@ would be alive is counted. So the prediction follows the code, for any model, ba
 It runs on fake tensors of the CPU also where the training will run on CUDA, because without a CUDA
 build a CUDA tensor cannot even be imitated; mixed precision is then the CPU's, whose lists name the
 same matrix products. What kernels take for themselves is not in it; on CUDA that is cuBLAS's
-workspaces above all, which ``take_workspaces`` takes before anything is measured.
+workspaces above all, which ``take_workspaces`` takes before anything is measured. On a CPU with AMX
+oneDNN takes a third of a step for bfloat16.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from infra.device import Device
 from training.batches import DayTable
 from training.loop import Trained, TrainingSettings, train
 from training.models.mlp import MlpSettings
+
+# With AMX, oneDNN's kernels for bfloat16 take memory for themselves, which no prediction has in it.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 FIRST_DAY = date(2018, 6, 1)
