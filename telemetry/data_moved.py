@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from telemetry.profile import DATA, Profile, Row, is_whole, share_of
+from telemetry.profile import DATA, Profile, Row, share_of
 
 Entry = dict[str, Any]
 Scope = Literal["stage", "machine"]
@@ -96,20 +96,15 @@ def _entry(profile: Profile, run: Mapping[str, Any], stage: Mapping[str, Any]) -
 
 
 def _why(row: Row | None, otherwise: str = _UNRECORDED) -> str:
-    if row and row.total is not None and _whole(row) is None:
+    if row and row.total is not None and row.whole is None:
         share = share_of(row.total_share, row.coverage)
         return f"it was seen in {100 * share:.0f} % of the stage alone"
     return (row.reason if row else None) or otherwise
 
 
-def _whole(row: Row | None) -> float | None:
-    """A total that stands for the whole stage."""
-    return row.total if row and is_whole(row.total_share, row.coverage) else None
-
-
 def _moved(profile: Profile, stage: str, flow: _Flow, otherwise: str = _UNRECORDED) -> Entry:
     row = profile.find(stage, flow.entity, flow.metric)
-    moved = _whole(row)
+    moved = row.whole if row else None
     reason = _why(row, otherwise)
     return {
         "what": flow.what,
@@ -151,11 +146,11 @@ def _epochs(profile: Profile, stage: str, reasons: list[str]) -> dict[str, float
     passes = profile.find(stage, "app", _EPOCHS)
     taken = profile.find(stage, "app", _EPOCH_BYTES)
     said = profile.find(stage, DATA, "bytes_in")
-    epochs = _whole(passes)
+    epochs = passes.whole if passes else None
     each = share = None
     if not epochs:
         reasons.append(f"epochs: {_why(passes, UNTOLD_EPOCHS)}")
-    elif (steps := _whole(taken)) is None:
+    elif (steps := taken.whole if taken else None) is None:
         reasons.append(f"bytes per epoch: {_why(taken, UNTOLD_EPOCH_BYTES)}")
     else:
         each = steps / epochs

@@ -51,6 +51,11 @@ class Row:
     total_share: float | None = None
     reason: str | None = None
 
+    @property
+    def whole(self) -> float | None:
+        """The total, if it stands for the whole stage."""
+        return self.total if is_whole(self.total_share, self.coverage) else None
+
 
 _TABLE = pa.schema(
     [
@@ -396,9 +401,8 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
 
 def _told(row: Row, figure: Figure) -> float | None:
     """A figure of the row that stands for the whole stage; None without one."""
-    value: float | None = getattr(row, figure)
-    in_part = figure == "total" and not is_whole(row.total_share, row.coverage)
-    return None if row.reason is not None or in_part else value
+    value: float | None = row.whole if figure == "total" else getattr(row, figure)
+    return None if row.reason is not None else value
 
 
 def _is_card(entity: str) -> bool:

@@ -11,7 +11,7 @@ from importlib import metadata
 from statistics import median
 from typing import Any
 
-from telemetry.profile import Profile, Row, is_whole
+from telemetry.profile import Profile, Row
 from telemetry.pseudonyms import DROPPED, Pseudonyms, names_of
 from telemetry.published_recipe import published_recipe, recipe_difference
 from telemetry.reference import DURATION, Entry, Reference, StageEntries, digest_of
@@ -148,9 +148,8 @@ class _Run:
         for row in self.rows.get(stage, ()):
             if row.reason is None and _ENTITIES.fullmatch(row.entity):
                 for figure in _figures(row):
-                    value = getattr(row, figure)
-                    in_part = figure == "total" and not is_whole(row.total_share, row.coverage)
-                    if value is not None and not in_part:
+                    value = row.whole if figure == "total" else getattr(row, figure)
+                    if value is not None:
                         yield row, self.entity(row), figure, digits(value)
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 from telemetry.contention import Flag
-from telemetry.profile import Profile, Row, is_whole, share_of
+from telemetry.profile import Profile, Row, share_of
 from telemetry.verdict_thresholds import limit
 from telemetry.vm_entity import parsed
 
@@ -165,9 +165,7 @@ class Figures:
     def whole(self, entity: str, metric: str) -> Evidence | None:
         """A total, if it stands for the whole stage."""
         row = self.rows.get((entity, metric))
-        if row is None or not is_whole(row.total_share, row.coverage):
-            return None
-        return self.get(entity, metric, "total")
+        return None if row is None or row.whole is None else self.get(entity, metric, "total")
 
     def why_not_whole(self, entity: str, metric: str) -> str:
         """Why ``whole`` has nothing."""
