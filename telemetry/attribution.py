@@ -41,7 +41,8 @@ MANY_WINDOWS = 5
 """Of so many in a stage, what is shared out by guess at its two ends is no more than a tenth."""
 _MOVES_S = {"energy_j": 1.0}
 """Ten of the steps of about 100 ms in which a GPU's energy counter moves."""
-_OWN = ("stage", "app")
+_APP = "app"
+_OWN = ("stage", _APP)
 """``stage:X`` and ``app:X`` belong to stage X alone and are called ``stage`` and ``app`` there;
 ``stage:*`` says something of every stage's processes."""
 
@@ -51,8 +52,9 @@ class Stretches:
     """A series as stretches (start, end] of time, ascending and apart; arrays of length n.
 
     ``level`` is in the metric's unit, for a counter in unit/s; ``amount`` is what a counter grew
-    by. In a ``gap`` the recorder was away. Stretches below ``short_ns`` have no rate of their own,
-    and rates of what moves in steps are taken over ``moves_ns``.
+    by, sampled every ``period_ns``. In a ``gap`` the recorder was away. Stretches below
+    ``short_ns`` have no rate of their own, and rates of what moves in steps are taken over
+    ``moves_ns``.
     Of ``windows`` only the mean is known, and nothing of what happened within one.
     """
 
@@ -61,6 +63,7 @@ class Stretches:
     level: Floats
     amount: Floats | None
     gap: Bools
+    period_ns: int = 0
     short_ns: float = 0.0
     moves_ns: float = 0.0
     windows: bool = False
@@ -150,7 +153,8 @@ def stretches_of(points: Points, metric: Metric, period_s: float) -> Stretches:
     away = distances > GAP_PERIODS * period_ns
     if metric.kind == "counter":
         cut = _differences(ts, values, away, SHORT_PERIODS * period_ns)
-        return replace(cut, moves_ns=_MOVES_S.get(metric.name, 0.0) * _NS)
+        moves_ns = _MOVES_S.get(metric.name, 0.0) * _NS
+        return replace(cut, period_ns=period_ns, moves_ns=moves_ns)
     back = np.where(away, period_ns, distances)
     back = np.append(period_ns, back)[: len(ts)]
     return Stretches(ts - back, ts, values, None, np.zeros(len(ts), bool))
@@ -268,15 +272,25 @@ def _row(span: Span, entity: str, metric: Metric, points: Points, stretches: Str
 
 
 def _total_share(part: Share, span: Span, entity: str, stretches: Stretches) -> float:
-    """A stage's own processes begin with it: until they are found they do little, and what they
-    did is counted in the first sample. What is not seen at their end is not excused."""
+    """The share of the stage that ``total`` stands for: what was seen, and what is known unseen.
+
+    A stage's own processes begin with it: until they are found they do little, and what they did
+    is counted in the first sample; what is not seen at their end is not excused. What a stage
+    counts itself is 0 until it can count, however long it takes to load; it is written every
+    period, and at last when the stage has done, so that a period at the end loses nothing.
+    """
     length_ns, seen_ns = span.end_ns - span.start_ns, part.covered_ns
     if length_ns >= MANY_WINDOWS * part.window_ns > 0:
         seen_ns = float(part.known_ns)
     if entity in _OWN:
         first = int(np.searchsorted(stretches.end_ns, span.start_ns, side="right"))
-        unseen_ns = max(0, int(stretches.start_ns[first]) - span.start_ns)
-        seen_ns += unseen_ns if unseen_ns <= MOMENT_NS else 0
+        last = int(np.searchsorted(stretches.start_ns, span.end_ns, side="left")) - 1
+        before_ns = max(0, int(stretches.start_ns[first]) - span.start_ns)
+        after_ns = max(0, span.end_ns - int(stretches.end_ns[last]))
+        if entity == _APP:
+            seen_ns += before_ns + (after_ns if after_ns <= stretches.period_ns else 0)
+        elif before_ns <= MOMENT_NS:
+            seen_ns += before_ns
     return min(1.0, seen_ns / length_ns)
 
 

@@ -130,13 +130,17 @@ def test_the_total_of_windows_stands_for_all_of_them_that_lies_within() -> None:
     ("entity", "begins_ms", "ends_ms", "total_share"),
     [
         ("stage:a", 400, 2000, 1.0),  # the moment until it was found
-        ("app:a", 400, 2000, 1.0),
         ("stage:a", 600, 2000, 0.7),
         ("stage:a", 400, 1600, 0.8),  # a recorder that was lost
+        ("stage:a", 400, 1900, 0.95),
+        ("app:a", 1400, 2000, 1.0),  # it counts from 0 once it is loaded
+        ("app:a", 1400, 1900, 1.0),  # and was written at last when it had done
+        ("app:a", 400, 1600, 0.8),  # what it counted in four periods is not on the disk
         ("machine", 400, 2000, 0.8),
+        ("machine", 400, 1900, 0.75),
     ],
 )
-def test_a_stages_own_total_is_whole_but_for_the_moment_until_it_was_found(
+def test_a_stages_own_total_is_whole_where_what_was_not_seen_is_known(
     entity: str, begins_ms: int, ends_ms: int, total_share: float
 ) -> None:
     raw: list[Raw] = [(at * 10**6, None, float(at)) for at in range(begins_ms, ends_ms + 1, 100)]
