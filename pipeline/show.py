@@ -12,8 +12,9 @@ from rich.console import Console
 
 from pipeline.console import print_rows
 from pipeline.plan import Plan
+from telemetry.headlines import Headline, headlines
 from telemetry.probe import ProbeRow
-from telemetry.profile import Headline, Profile, headlines
+from telemetry.profile import Profile
 from telemetry.runfolder import RunFolder
 
 ABSENT = "–"

@@ -232,8 +232,9 @@ class Sender:
 
     def _telemetry(self, parent: str) -> None:
         from telemetry.hypervisor import joined
-        from telemetry.profile import SUMMARY_LIMIT, Profile, summary
+        from telemetry.profile import Profile
         from telemetry.series import SeriesIndex, stage_series
+        from telemetry.summary import LIMIT, summary
 
         text = self._folder.profile_json.read_bytes()
         files = (
@@ -253,7 +254,7 @@ class Sender:
         own = {stage["name"]: len(_own_figures(stage)) for stage in self._record["stages"]}
         for span in spans:
             run = self._state.fields["runs"][span.stage]
-            most = SUMMARY_LIMIT - own[span.stage]
+            most = LIMIT - own[span.stage]
             figures = partial(summary, profile, span.stage, sys.maxsize)
             self._once(f"profile:{span.stage}", partial(self._figures, run, span, figures, most))
             series = partial(stage_series, samples, span, index)

@@ -15,7 +15,8 @@ import pytest
 
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.finish import finish
-from telemetry.profile import Profile, headlines
+from telemetry.headlines import headlines
+from telemetry.profile import Profile
 from telemetry.recording import Recording
 from telemetry.runfolder import RUN_SCHEMA, RunFolder
 from telemetry.settings import TelemetrySettings

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.profile import Profile, Row, headlines
+from telemetry.headlines import headlines
+from telemetry.profile import Profile, Row
 from telemetry.samples import Kind
 from telemetry.verdict import table, verdicts
 from telemetry.verdict_rules import RULES
