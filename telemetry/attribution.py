@@ -164,7 +164,8 @@ def _differences(ts: Ints, values: Floats, away: Bools, short_ns: float) -> Stre
     grown = np.diff(values)
     kept = grown >= 0
     start, end, grown = ts[:-1][kept], ts[1:][kept], grown[kept]
-    return Stretches(start, end, grown / ((end - start) / _NS), grown, away[kept], short_ns)
+    levels = grown / ((end - start) / _NS)
+    return Stretches(start, end, levels, grown, away[kept], short_ns=short_ns)
 
 
 def _windows(points: Points, period_ns: int) -> Stretches:

@@ -403,6 +403,8 @@ def test_a_stage_that_no_witness_covers_is_above_idle_by_what_covers_more() -> N
     samples = _lost(half, POWER, 6, "lost")
     above = _rows(samples, [_span(3, 13)])["train", "energy_above_idle_j"]
     assert above.coverage == pytest.approx(0.6, abs=0.02)
+    assert above.total_share == above.coverage
+    assert above.whole is None
     none = _rows(samples, [_span(20, 30)])["train", "energy_above_idle_j"]
     assert "energy_j has no sample" in (none.reason or "")
 

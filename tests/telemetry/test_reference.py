@@ -312,6 +312,19 @@ def test_what_held_each_stage_back_is_published(tmp_path: Path) -> None:
     assert Reference.from_json(reference.to_json()) == reference
 
 
+def test_a_total_of_a_part_of_a_stage_is_not_published(tmp_path: Path) -> None:
+    whole = row("training", "gpu:0", "energy_j", "J", 900.0)
+    part = replace(whole, coverage=0.94)
+    for place, (rows, totals) in enumerate({whole: (900.0,) * 3, part: ()}.items()):
+        reference = reference_of("lab", runs(tmp_path / str(place), rows=[rows]))
+        found = {
+            one.figure: one.values
+            for one in reference.by_stage["training"].metrics
+            if one.metric == "energy_j"
+        }
+        assert found.get("total", ()) == totals
+
+
 @pytest.mark.parametrize(
     ("held", "words"),
     [

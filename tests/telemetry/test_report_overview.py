@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from telemetry.report import render
 from telemetry.report_html import NOTHING, exactly
-from telemetry.report_overview import _cpu, _moved, _overlap, _together_s
+from telemetry.report_overview import _COLUMNS, _cpu, _moved, _overlap, _together_s
 from telemetry.report_view import StageView
 from tests.telemetry.report_runs import MadeRun
 from tests.telemetry.test_report import Elements
@@ -107,6 +107,32 @@ def test_what_half_a_stage_was_seen_to_use_is_not_told_as_the_whole() -> None:
     assert told(view(0.5, user_s=30.0, system_s=9.0)) == ["3.90 cores", "39 core·s"]
     assert told(view(None, user_s=30.0, system_s=9.0)) == ["3.90 cores", "39 core·s"]
     assert told(view(1.0)) == ["2 cores", "20 core·s"]
+
+
+def test_a_sum_of_stages_is_none_where_one_of_them_is_not_known() -> None:
+    def view(place: int, rx_share: float, **used: float) -> StageView:
+        rows = [
+            {
+                "entity": "machine",
+                "metric": "net_rx_bytes",
+                "total": 5 * 2.0**20,
+                "coverage": rx_share,
+            }
+        ]
+        start = place * 10**10
+        record = {"name": f"s{place}", "start_ns": start, "end_ns": start + 10**10, "rusage": used}
+        return StageView(place=place, record=record, rows=rows)
+
+    def told(stages: list[StageView]) -> list[str]:
+        return [str(fact.text) for one in _COLUMNS for fact in one.sums(stages)]
+
+    mib = 2.0**20
+    used = {"user_s": 30.0, "system_s": 9.0, "read_bytes": 2 * mib, "write_bytes": 3 * mib}
+    known = [view(1, 1.0, **used), view(2, 0.96, **used)]
+    storage, network = ("4.00 MiB read", "6.00 MiB written"), ("10.0 MiB in", NOTHING)
+    assert told(known) == ["20.0 s", "78 core·s", *storage, *network]
+    part = [view(1, 1.0, **used), view(2, 0.94)]
+    assert told(part) == ["20.0 s", *[NOTHING] * 5]
 
 
 def test_bytes_that_a_bridge_passes_on_are_counted_once() -> None:
