@@ -8,6 +8,7 @@ import sys
 BENCHES = (
     "bench_features",
     "bench_join",
+    "bench_feast",
     "bench_generator",
     "bench_recorder",
     "bench_overhead",
