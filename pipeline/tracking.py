@@ -207,6 +207,7 @@ class Tracking:
             os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
             import mlflow
 
+            _leave_feast_out()
             # Its own warnings about its own dependencies: nothing that a user could mend.
             warnings.filterwarnings("ignore", module=r"mlflow\.")
             warnings.filterwarnings("ignore", message=".*loader strategy is deprecated")
@@ -232,6 +233,26 @@ def _whole(told: str) -> str:
         f"{masked(told)}: its user and password are recorded nowhere, and MLFLOW_TRACKING_URI "
         f"{holds}: set it to this address with both"
     )
+
+
+def _leave_feast_out() -> None:
+    """Let no request have headers of Feast, which MLflow takes for a plugin wherever it is there.
+
+    Feast would be imported here for them, torch with it, and would send the token of a pod's
+    Kubernetes account to whichever server it is. MLflow has its own ways to sign in.
+    """
+    from mlflow.utils import plugins
+
+    given = plugins.get_entry_points
+
+    def but_for_feast(group: str) -> list[Any]:
+        return [one for one in given(group) if one.module.partition(".")[0] != "feast"]
+
+    plugins.get_entry_points = but_for_feast
+    try:
+        import mlflow.tracking.request_header.registry  # noqa: F401 - it asks once, here
+    finally:
+        plugins.get_entry_points = given
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
+ROOT = Path(__file__).parents[2]
 START_NS = 1_750_000_000_000_000_000
 
 
@@ -481,6 +483,34 @@ def test_an_absent_server_is_a_sentence_and_gets_everything_later(
             assert [one.step for one in history(late, GPU)] == list(range(0, 1_000, 100))
         assert [one.step for one in history(late, READY)] == [0, 1, 2]
         assert math.isnan(figures_of(late)[READY])
+
+
+ASKING = """
+import sys
+from pathlib import Path
+from pipeline.recipe import Tracking as TrackingSettings
+from pipeline.tracking import Tracking, TrackingAway
+tracking = Tracking(TrackingSettings(uri="http://127.0.0.1:1", timeout_s=1), Path("."))
+try:
+    tracking.champion()
+except TrackingAway as away:
+    assert "http://127.0.0.1:1" in str(away), away
+from mlflow.tracking.request_header.registry import _request_header_provider_registry
+print(sorted(type(one).__name__ for one in _request_header_provider_registry))
+print(sorted({"feast", "torch"} & sys.modules.keys()))
+"""
+
+
+def test_no_header_of_feast_goes_to_a_server(tmp_path: Path) -> None:
+    """It would be a pod's Kubernetes token; and to ask for it imports Feast and torch."""
+    plugins = entry_points(group="mlflow.request_header_provider")
+    assert "feast" in plugins.names, "Feast is no plugin of MLflow any more: nothing to leave out"
+    done = subprocess.run([sys.executable, "-c", ASKING], check=True, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)},
+                          stdout=subprocess.PIPE, text=True)  # fmt: skip
+    asked, imported = done.stdout.splitlines()
+    assert asked == "['DatabricksRequestHeaderProvider', 'DefaultRequestHeaderProvider']"
+    assert imported == "[]"
 
 
 def free_port() -> int:
