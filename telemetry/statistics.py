@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,63 +25,16 @@ MOST_RUNS = 500
 """Beyond so many runs a side nothing is asked for."""
 LEAST_SITTINGS = 3
 """With fewer, how much sittings differ is anybody's guess: two are alike or not by chance."""
-_TERMS = 300
-_ENOUGH = 1e-13
-_lgamma = np.vectorize(math.lgamma, otypes=[float])
 
 
 def t_tail(t: npt.ArrayLike, df: npt.ArrayLike) -> Floats:
     """Probability that |T| of Student's distribution with ``df`` > 0 exceeds |t|; NaN stays NaN."""
-    t, df = np.broadcast_arrays(np.asarray(t, float), np.asarray(df, float))
-    square = np.square(t)
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        rest = np.where(np.isinf(square), 1.0, square / (df + square))
-    tail = np.clip(_incomplete_beta(df / 2, 0.5, df / (df + square), rest), 0.0, 1.0)
-    return np.asarray(np.where(np.isnan(t) | np.isnan(df), np.nan, tail))
+    return np.asarray(2 * special.stdtr(df, -np.abs(t)))
 
 
 def t_quantile(tail: npt.ArrayLike, df: npt.ArrayLike) -> Floats:
-    """The t >= 0 that |T| exceeds with probability ``tail``, 0 < tail <= 1, to 1e-9 of itself."""
-    tail, df = np.broadcast_arrays(np.asarray(tail, float), np.asarray(df, float))
-    low, high = np.zeros(tail.shape), np.ones(tail.shape)
-    while (above := t_tail(high, df) > tail).any():
-        low, high = np.where(above, high, low), np.where(above, 2 * high, high)
-    for _ in range(36):
-        middle = (low + high) / 2
-        above = t_tail(middle, df) > tail
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return np.asarray((low + high) / 2)
-
-
-def _incomplete_beta(a: Floats, b: float, x: Floats, rest: Floats) -> Floats:
-    """Regularised incomplete beta function I_x(a, b); ``rest`` is 1 - x without cancellation."""
-    turned = x > (a + 1) / (a + b + 2)
-    first, second = np.where(turned, b, a), np.where(turned, a, b)
-    x, rest = np.where(turned, rest, x), np.where(turned, x, rest)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = first * np.log(x) + second * np.log(rest)
-        scale += _lgamma(a + b) - _lgamma(a) - math.lgamma(b)
-        value = np.where(x > 0, np.exp(scale) / first * _fraction(first, second, x), 0.0)
-    return np.where(turned, 1.0 - value, value)
-
-
-def _fraction(a: Floats, b: Floats, x: Floats) -> Floats:
-    """The continued fraction of the incomplete beta function, by Lentz's method."""
-    c, d = np.ones(x.shape), 1 - (a + b) * x / (a + 1)
-    d = 1 / np.where(np.abs(d) < 1e-30, 1e-30, d)
-    result = d.copy()
-    for m in range(1, _TERMS):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for factor in (even, odd):
-            d, c = 1 + factor * d, 1 + factor / c
-            d = 1 / np.where(np.abs(d) < 1e-30, 1e-30, d)
-            c = np.where(np.abs(c) < 1e-30, 1e-30, c)
-            step = d * c
-            result *= step
-        if not (np.abs(step - 1) > _ENOUGH).any():
-            break
-    return result
+    """The t >= 0 that |T| exceeds with probability ``tail``, 0 < tail <= 1."""
+    return np.asarray(np.abs(special.stdtrit(df, np.asarray(tail, float) / 2)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +204,7 @@ def _needed(alpha: float, df: Floats) -> Floats:
     Difference less t times the error seen is nearly normal, with the mean and variance of both.
     """
     t = t_quantile(alpha, df)
-    mean = np.sqrt(2 / df) * np.exp(_lgamma((df + 1) / 2) - _lgamma(df / 2))
+    mean = np.sqrt(2 / df) * np.exp(special.gammaln((df + 1) / 2) - special.gammaln(df / 2))
     return np.asarray(t * mean + NormalDist().inv_cdf(POWER) * np.sqrt(1 + t * t * (1 - mean**2)))
 
 

@@ -31,6 +31,24 @@ HANDBOOK_HINT = (
 BESIDE = Path(__file__).resolve().parents[2] / "shared/data/handbook/transactions.parquet"
 
 
+LONG = (
+    "tests/pipeline/test_end_to_end.py",
+    "tests/pipeline/test_kill.py",
+    "tests/pipeline/test_hypervisor.py",
+    "tests/training/test_published.py",
+    "tests/pipeline/test_cli_compare.py",
+    "tests/telemetry/test_report_hypervisor.py",
+    "tests/telemetry/test_gpu.py",
+)
+"""Files that take a minute and more: they come first, or the last would keep one processor busy."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gone = [one for one in LONG if not (Path(__file__).parents[1] / one).is_file()]
+    assert not gone, f"no such files any more: {gone}"
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 def handbook_file() -> Path | None:
     """The published table: where STAGESCOPE_HANDBOOK says, else beside the checkout."""
     named = os.environ.get("STAGESCOPE_HANDBOOK")
