@@ -15,7 +15,7 @@ _checked = typeguard.typechecked
 
 
 def _checked_but_for_feast(target: Any = None, **options: Any) -> Any:
-    if getattr(target, "__module__", "").partition(".")[0] == "feast":
+    if str(getattr(target, "__module__", "")).partition(".")[0] == "feast":
         return target
     return _checked(target, **options)
 
