@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.cli_options import SentenceGroup
-from pipeline.cli_vms import COMMANDS
+from pipeline.cli import main
 from tests.vcsim_server import Vcsim
 
 pytestmark = pytest.mark.needs("go")
 
-GROUP = SentenceGroup("infra", commands={command.name or "": command for command in COMMANDS})
 TEXT = """
 name = "stagescope"
 [vcenter]
@@ -50,7 +47,7 @@ def plan(server: Vcsim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def call(*words: str | Path, answer: str = "") -> Result:
-    return CliRunner().invoke(GROUP, [str(word) for word in words], input=answer)
+    return CliRunner().invoke(main, ["infra", *map(str, words)], input=answer)
 
 
 def said(result: Result) -> Any:
@@ -132,9 +129,3 @@ def test_wrong_usage(plan, tmp_path):
     closed = call("plan", plan, "--set", "vcenter.port=1")
     assert closed.exit_code == 1
     assert "cannot be reached" in closed.output
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_command_has_an_example(command: click.Command):
-    assert command.epilog is not None
-    assert command.epilog.startswith(f"Example: stagescope infra {command.name}")

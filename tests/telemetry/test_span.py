@@ -212,7 +212,8 @@ def test_signals_reach_the_command(tmp_path: Path) -> None:
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, lambda *a: sys.exit(7))\n"
-        "print('ready', flush=True)\ntime.sleep(300)"
+        "print('ready', flush=True)\n"
+        "while True: time.sleep(0.05)"  # one long sleep begins in spite of a signal just before it
     )
     process = recording(tmp_path, sys.executable, "-c", code)
     assert process.stdout is not None
