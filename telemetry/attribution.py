@@ -41,6 +41,11 @@ MANY_WINDOWS = 5
 """Of so many in a stage, what is shared out by guess at its two ends is no more than a tenth."""
 _MOVES_S = {"energy_j": 1.0}
 """Ten of the steps of about 100 ms in which a GPU's energy counter moves."""
+_OF_A_DRIVER = "net_"
+"""Many drivers fetch a card's counters now and then, several times or once a second."""
+_STEPS = 4
+"""Over so many of them: what is one more or less by chance is a quarter of it."""
+_FEW, _SPARSE, _LONGEST_NS = 8, 1.5, 2_500_000_000
 _APP = "app"
 _OWN = ("stage", _APP)
 """``stage:X`` and ``app:X`` belong to stage X alone and are called ``stage`` and ``app`` there;
@@ -154,10 +159,24 @@ def stretches_of(points: Points, metric: Metric, period_s: float) -> Stretches:
     if metric.kind == "counter":
         cut = _differences(ts, values, away, SHORT_PERIODS * period_ns)
         moves_ns = _MOVES_S.get(metric.name, 0.0) * _NS
+        if metric.name.startswith(_OF_A_DRIVER):
+            moves_ns = _STEPS * _step_ns(ts, values, period_ns)
         return replace(cut, period_ns=period_ns, moves_ns=moves_ns)
     back = np.where(away, period_ns, distances)
     back = np.append(period_ns, back)[: len(ts)]
     return Stretches(ts - back, ts, values, None, np.zeros(len(ts), bool))
+
+
+def _step_ns(ts: Ints, values: Floats, period_ns: int) -> float:
+    """How far apart the steps of a counter are that hardly ever moves twice in a row, else 0.
+
+    What really comes now and then, does not keep such a distance: one in ten comes sooner.
+    """
+    apart = np.diff(ts[1:][np.diff(values) > 0])
+    if len(apart) < _FEW or np.quantile(apart, 0.1) < _SPARSE * period_ns:
+        return 0.0
+    step_ns = float(np.median(apart))
+    return step_ns if step_ns <= _LONGEST_NS else 0.0
 
 
 def _differences(ts: Ints, values: Floats, away: Bools, short_ns: float) -> Stretches:

@@ -370,6 +370,42 @@ def test_what_belongs_to_a_stage_shows_there_and_nowhere_else() -> None:
     assert missing.reason == "the stage's processes were not sampled"
 
 
+@pytest.mark.parametrize("step_ms", [0, 200, 250, 330, 500, 1000, 2000])
+@pytest.mark.parametrize("late_ms", [0, 7])
+def test_rates_of_a_card_whose_driver_fetches_its_counters_now_and_then(
+    step_ms: int, late_ms: int
+) -> None:
+    """A steady 12 MB/s, read ten times a second: most readings find that nothing has come."""
+    received = make_metric("net_rx_bytes", "counter", "B")
+    ms, rate = 1_000_000, 12e6
+    times = [100 * i + (late_ms if i % 3 else 0) for i in range(401)]
+    raw: list[Raw] = [(at * ms, None, rate * (at - at % max(step_ms, 1)) / 1e3) for at in times]
+    samples = make_samples({("net:eth0", received): moved(raw, EPOCH_NS)}, period_s=0.1)
+    row, brief = correlate(
+        samples, [span("a", 0, 40 * 10**9), span("b", 9 * 10**9, 18 * 10**9)]
+    ).rows
+    for one, seconds in ((row, 40), (brief, 9)):
+        assert one.total == pytest.approx(rate * seconds, rel=0.25)
+        assert one.p50 == pytest.approx(rate, rel=0.26)
+        assert 0.7 * rate < (one.max or 0) < 1.6 * rate
+
+
+def test_what_really_came_now_and_then_has_its_own_rates() -> None:
+    """Bursts of half a second at times of their own: the median is nothing, the most all of it."""
+    received = make_metric("net_rx_bytes", "counter", "B")
+    random = np.random.default_rng(3)
+    bursts = np.cumsum(random.uniform(2.0, 6.0, 20)) * 10
+    grown = np.zeros(900)
+    for at in bursts.astype(int):
+        grown[at : at + 5] = 1e6
+    raw: list[Raw] = [
+        (100_000_000 * i, None, float(level)) for i, level in enumerate(np.cumsum(grown))
+    ]
+    samples = make_samples({("net:eth0", received): moved(raw, EPOCH_NS)}, period_s=0.1)
+    (row,) = correlate(samples, [span("a", 0, 89 * 10**9)]).rows
+    assert (row.p50, row.max) == (0.0, pytest.approx(1e7))
+
+
 @pytest.mark.parametrize(
     ("entity", "stage", "here"),
     [
