@@ -14,7 +14,7 @@ run: $(READY)
 	$(BIN)/stagescope run
 
 test: $(READY)
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 study: $(READY)
 	$(BIN)/python -m tests.study

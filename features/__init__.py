@@ -1,8 +1,8 @@
 """The features room. It has Feast as it is written, without a check of every call's types.
 
 Feast marks its classes for typeguard, which then reads the source of each and compiles it anew
-whenever Feast is imported: three fifths of the CPU time that a stage takes before it works
-(docs/decisions.md has the figures). Who else uses typeguard in this process has it as it was.
+whenever Feast is imported: more than half of the CPU time that this takes (docs/benchmarks.md).
+Whoever else uses typeguard in this process has it as it was.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from typing import Any
 
 import typeguard
 
-_checked = typeguard.typechecked
+_MARK = "but_for_feast"
 
 
-def _checked_but_for_feast(target: Any = None, **options: Any) -> Any:
-    if str(getattr(target, "__module__", "")).partition(".")[0] == "feast":
-        return target
-    return _checked(target, **options)
+def _but_for_feast(checked: Any) -> Any:
+    def typechecked(target: Any = None, **options: Any) -> Any:
+        if str(getattr(target, "__module__", "")).partition(".")[0] == "feast":
+            return target
+        return checked(target, **options)
+
+    setattr(typechecked, _MARK, True)
+    return typechecked
 
 
-typeguard.typechecked = _checked_but_for_feast
+if not hasattr(typeguard.typechecked, _MARK):  # this module may be loaded again
+    typeguard.typechecked = _but_for_feast(typeguard.typechecked)

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from pipeline.tracking_sender import DIGEST_TAG, MODEL_FOLDER, Sender, State, qu
 from telemetry.runfolder import RunFolder
 
 ALIAS = "champion"
+_LEAVING_OUT = threading.Lock()
 _OF_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 """Variables that MLflow sets to the address that it is given, for processes below this one."""
 
@@ -207,12 +209,12 @@ class Tracking:
             os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
             import mlflow
 
-            _leave_feast_out()
             # Its own warnings about its own dependencies: nothing that a user could mend.
             warnings.filterwarnings("ignore", module=r"mlflow\.")
             warnings.filterwarnings("ignore", message=".*loader strategy is deprecated")
             logging.getLogger("alembic").setLevel(logging.WARNING)
             logging.getLogger("mlflow").setLevel(logging.ERROR)
+            _leave_feast_out()
             # The registry looks logged models up through the global address, not the client's.
             with _kept(_OF_MLFLOW):  # a stage has no use for the password
                 mlflow.set_tracking_uri(uri)
@@ -236,23 +238,24 @@ def _whole(told: str) -> str:
 
 
 def _leave_feast_out() -> None:
-    """Let no request have headers of Feast, which MLflow takes for a plugin wherever it is there.
+    """Ask Feast for no headers of requests, as MLflow does with the first one to a server.
 
-    Feast would be imported here for them, torch with it, and would send the token of a pod's
-    Kubernetes account to whichever server it is. MLflow has its own ways to sign in.
+    Feast is a plugin of MLflow for its own requests to one. For ours it has no headers, and to ask
+    it imports it, and torch. Where MLflow keeps its plugins elsewhere it takes longer, no more.
     """
-    from mlflow.utils import plugins
+    with contextlib.suppress(AttributeError, ImportError), _LEAVING_OUT:
+        from mlflow.utils import plugins
 
-    given = plugins.get_entry_points
+        given = plugins.get_entry_points
 
-    def but_for_feast(group: str) -> list[Any]:
-        return [one for one in given(group) if one.module.partition(".")[0] != "feast"]
+        def but_for_feast(group: str) -> list[Any]:
+            return [one for one in given(group) if one.module.partition(".")[0] != "feast"]
 
-    plugins.get_entry_points = but_for_feast
-    try:
-        import mlflow.tracking.request_header.registry  # noqa: F401 - it asks once, here
-    finally:
-        plugins.get_entry_points = given
+        plugins.get_entry_points = but_for_feast
+        try:
+            import mlflow.tracking.request_header.registry  # noqa: F401 - it asks once, here
+        finally:
+            plugins.get_entry_points = given
 
 
 @contextlib.contextmanager

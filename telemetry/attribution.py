@@ -45,7 +45,7 @@ _OF_A_DRIVER = "net_"
 """Many drivers fetch a card's counters now and then, several times or once a second."""
 _STEPS = 4
 """Over so many of them: what is one more or less by chance is a quarter of it."""
-_FEW, _SPARSE, _LONGEST_NS = 8, 1.5, 2_500_000_000
+_FEW, _SPARSE, _LITTLE, _LONGEST_NS = 8, 1.5, 0.05, 2_500_000_000
 _APP = "app"
 _OWN = ("stage", _APP)
 """``stage:X`` and ``app:X`` belong to stage X alone and are called ``stage`` and ``app`` there;
@@ -59,7 +59,7 @@ class Stretches:
     ``level`` is in the metric's unit, for a counter in unit/s; ``amount`` is what a counter grew
     by, sampled every ``period_ns``. In a ``gap`` the recorder was away. Stretches below
     ``short_ns`` have no rate of their own, and rates of what moves in steps are taken over
-    ``moves_ns``.
+    ``moves_ns``. ``from_zero``: its first sample is 0, and the first stretch begins there.
     Of ``windows`` only the mean is known, and nothing of what happened within one.
     """
 
@@ -69,6 +69,7 @@ class Stretches:
     amount: Floats | None
     gap: Bools
     period_ns: int = 0
+    from_zero: bool = False
     short_ns: float = 0.0
     moves_ns: float = 0.0
     windows: bool = False
@@ -161,19 +162,22 @@ def stretches_of(points: Points, metric: Metric, period_s: float) -> Stretches:
         moves_ns = _MOVES_S.get(metric.name, 0.0) * _NS
         if metric.name.startswith(_OF_A_DRIVER):
             moves_ns = _STEPS * _step_ns(ts, values, period_ns)
-        return replace(cut, period_ns=period_ns, moves_ns=moves_ns)
+        from_zero = len(cut.start_ns) > 0 and values[0] == 0.0 and cut.start_ns[0] == ts[0]
+        return replace(cut, period_ns=period_ns, moves_ns=moves_ns, from_zero=bool(from_zero))
     back = np.where(away, period_ns, distances)
     back = np.append(period_ns, back)[: len(ts)]
     return Stretches(ts - back, ts, values, None, np.zeros(len(ts), bool))
 
 
 def _step_ns(ts: Ints, values: Floats, period_ns: int) -> float:
-    """How far apart the steps of a counter are that hardly ever moves twice in a row, else 0.
+    """How far apart a counter's steps are, 0 where it grows by much in readings in a row.
 
-    What really comes now and then, does not keep such a distance: one in ten comes sooner.
+    Of what comes when it comes, a burst among regular signs of life, say, most comes in a row.
     """
-    apart = np.diff(ts[1:][np.diff(values) > 0])
-    if len(apart) < _FEW or np.quantile(apart, 0.1) < _SPARSE * period_ns:
+    grown = np.diff(values)
+    apart, amounts = np.diff(ts[1:][grown > 0]), grown[grown > 0][1:]
+    in_a_row = amounts[apart < _SPARSE * period_ns]
+    if len(apart) < _FEW or in_a_row.sum() > _LITTLE * amounts.sum():
         return 0.0
     step_ns = float(np.median(apart))
     return step_ns if step_ns <= _LONGEST_NS else 0.0
@@ -296,21 +300,22 @@ def _total_share(part: Share, span: Span, entity: str, stretches: Stretches) -> 
 
     A stage's own processes begin with it: until they are found they do little, and what they did
     is counted in the first sample; what is not seen at their end is not excused. What a stage
-    counts itself is 0 until it can count, however long it takes to load; it is written every
-    period, and at last when the stage has done, so that a period at the end loses nothing.
+    counts itself begins at 0 when it can count, however long it takes to load; it is written every
+    period, and at last when the stage has done: a period at the end of one that finished loses
+    nothing.
     """
     length_ns, seen_ns = span.end_ns - span.start_ns, part.covered_ns
     if length_ns >= MANY_WINDOWS * part.window_ns > 0:
         seen_ns = float(part.known_ns)
     if entity in _OWN:
         first = int(np.searchsorted(stretches.end_ns, span.start_ns, side="right"))
-        last = int(np.searchsorted(stretches.start_ns, span.end_ns, side="left")) - 1
         before_ns = max(0, int(stretches.start_ns[first]) - span.start_ns)
+        known = entity == _APP and first == 0 and stretches.from_zero
+        seen_ns += before_ns if known or before_ns <= MOMENT_NS else 0
+    if entity == _APP and span.finished:
+        last = int(np.searchsorted(stretches.start_ns, span.end_ns, side="left")) - 1
         after_ns = max(0, span.end_ns - int(stretches.end_ns[last]))
-        if entity == _APP:
-            seen_ns += before_ns + (after_ns if after_ns <= stretches.period_ns else 0)
-        elif before_ns <= MOMENT_NS:
-            seen_ns += before_ns
+        seen_ns += after_ns if after_ns <= stretches.period_ns else 0
     return min(1.0, seen_ns / length_ns)
 
 

@@ -32,8 +32,9 @@ class Row:
     windows that reach over its edge only the share within counts, and a stage that is shorter than
     a window has its coverage and no figures. ``total_share`` is the share of the stage that
     ``total`` stands for: the coverage, but of windows of which it holds five the whole part within,
-    and for a stage's own processes with the moment until they were found; None without a total, and
-    in profiles of versions that did not keep it.
+    for a stage's own processes with the moment until they were found, and for what it counts itself
+    with the time until it could and the moment after it had done; None without a total, and in
+    profiles of versions that did not keep it.
     """
 
     stage: str

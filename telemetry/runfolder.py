@@ -28,11 +28,12 @@ _RUN_ID = re.compile(r"\w[\w.-]*", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """The time one stage took, ns UTC on the run's clock."""
+    """The time one stage took, ns UTC on the run's clock; ``finished``: to its own end."""
 
     stage: str
     start_ns: int
     end_ns: int
+    finished: bool = True
 
     @property
     def seconds(self) -> float:
@@ -89,7 +90,12 @@ class RunFolder:
     def spans(self) -> list[Span]:
         """Spans of the stages measured in this run (reused and unfinished ones have none)."""
         return [
-            Span(stage=stage["name"], start_ns=stage["start_ns"], end_ns=stage["end_ns"])
+            Span(
+                stage=stage["name"],
+                start_ns=stage["start_ns"],
+                end_ns=stage["end_ns"],
+                finished=stage["status"] == "finished",
+            )
             for stage in self.read()["stages"]
             if stage.get("end_ns") is not None
         ]

@@ -23,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import features  # noqa: F401 - Feast as the pipeline has it
 from tests.bench.measure import Measured, measured
 from tests.conftest import HANDBOOK_HINT, handbook_file
 

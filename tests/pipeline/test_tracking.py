@@ -501,8 +501,8 @@ print(sorted({"feast", "torch"} & sys.modules.keys()))
 """
 
 
-def test_no_header_of_feast_goes_to_a_server(tmp_path: Path) -> None:
-    """It would be a pod's Kubernetes token; and to ask for it imports Feast and torch."""
+def test_feast_is_asked_for_no_headers_of_requests(tmp_path: Path) -> None:
+    """It has none for ours, and to ask it would import it, and torch."""
     plugins = entry_points(group="mlflow.request_header_provider")
     assert "feast" in plugins.names, "Feast is no plugin of MLflow any more: nothing to leave out"
     done = subprocess.run([sys.executable, "-c", ASKING], check=True, cwd=tmp_path,
