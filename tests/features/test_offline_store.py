@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import features  # noqa: F401 - Feast as the pipeline has it
+
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
 
