@@ -93,7 +93,8 @@ class Comparison:
                 points.append(
                     f"{row.stage} varies by {percent(row.spread)} from run to run: too much to "
                     f"say that it is within the {100 * self.tolerance:g} % asked for (a difference "
-                    f"of {percent(row.smallest)} would have been found)"
+                    f"of {percent(row.smallest)} would have been found"
+                    f"{row.way_out(self.tolerance)})"
                 )
         evidence_only = self.shared_cards | _unused(self.a)  # no matter what B has in its place
         points += _lost(self.only_figures["a"], evidence_only, self.b.absent)

@@ -22,6 +22,7 @@ from telemetry.statistics import (
     half_width,
     holm,
     over_sittings,
+    runs_for_same,
     runs_needed,
     smallest,
     welch,
@@ -161,6 +162,21 @@ class Compared:
         """Whether more runs in the same sittings would help little to find 5 %."""
         varies = self.is_time and self.spread is not None and self.spread > QUIET
         return varies and (self.by_sittings or 0.0) > BY_SITTINGS
+
+    def way_out(self, tolerance: float) -> str:
+        """What it would take to call a stage the same if it is, as the end of a sentence."""
+        if self.needs_sittings:
+            return "; it takes runs of more sittings"
+        runs = (
+            None
+            if self.spread is None
+            else runs_for_same(self.spread, math.log1p(tolerance), ALPHA_SAME)
+        )
+        if runs is None:
+            return "; it varies too much for any number of runs to tell"
+        if runs <= min(self.runs_a, self.runs_b):
+            return ""
+        return f"; where nothing differs, {runs} runs on each side say so in 9 of 10 cases"
 
     @property
     def medians_disagree(self) -> bool:

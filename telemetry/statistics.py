@@ -198,14 +198,14 @@ def smallest(difference: Difference, alpha: float, margin: npt.ArrayLike = 0.0) 
     return np.asarray(np.where(known, least, np.nan))
 
 
-def _needed(alpha: float, df: Floats) -> Floats:
-    """True difference in standard errors that passes the test of ``alpha`` in ``POWER`` of cases.
+def _needed(alpha: float, df: Floats, power: float = POWER) -> Floats:
+    """True difference in standard errors that passes the test of ``alpha`` in ``power`` of cases.
 
     Difference less t times the error seen is nearly normal, with the mean and variance of both.
     """
     t = t_quantile(alpha, df)
     mean = np.sqrt(2 / df) * np.exp(special.gammaln((df + 1) / 2) - special.gammaln(df / 2))
-    return np.asarray(t * mean + NormalDist().inv_cdf(POWER) * np.sqrt(1 + t * t * (1 - mean**2)))
+    return np.asarray(t * mean + NormalDist().inv_cdf(power) * np.sqrt(1 + t * t * (1 - mean**2)))
 
 
 def runs_needed(spread: float, wanted: float, alpha: float, margin: float = 0.0) -> int | None:
@@ -216,6 +216,20 @@ def runs_needed(spread: float, wanted: float, alpha: float, margin: float = 0.0)
     runs: Floats = np.arange(2.0, MOST_RUNS + 1)
     least = margin + _needed(alpha, 2.0 * (runs - 1)) * spread * np.sqrt(2 / runs)
     enough = np.flatnonzero(least <= wanted)
+    return int(runs[enough[0]]) if len(enough) else None
+
+
+def runs_for_same(spread: float, within: float, alpha: float) -> int | None:
+    """Runs a side, at least 3, with which what does not differ is found to be off by less than
+    ``within`` in ``POWER`` of cases, by two one-sided tests of ``alpha`` each.
+
+    Two runs a side say too little of their own spread for this to hold. None where it would take
+    more than ``MOST_RUNS``.
+    """
+    runs: Floats = np.arange(3.0, MOST_RUNS + 1)
+    each = (1 + POWER) / 2  # of the two: what lies beyond one end does not lie beyond the other
+    least = _needed(2 * alpha, 2.0 * (runs - 1), each) * spread * np.sqrt(2 / runs)
+    enough = np.flatnonzero(least <= within)
     return int(runs[enough[0]]) if len(enough) else None
 
 

@@ -21,8 +21,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from telemetry.record import record_command
 from telemetry.settings import TelemetrySettings
@@ -336,6 +339,7 @@ def main() -> None:
     causes = [cause for cause in CAUSES if cause.name.startswith(begins)]
     possible = [(cause, cause.impossible()) for cause in causes]
     trials: list[Trial] = []
+    before = psutil.cpu_times()
     with somewhere(ROOT) as place:
         for cause, why in possible:
             for number in range(0 if why else given.each or cause.trials):
@@ -345,7 +349,8 @@ def main() -> None:
                 print(f"{mark}: {cause.name}: {one.verdict} by {one.rule}, {one.source}: "
                       f"{one.sentence}", flush=True)  # fmt: skip
                 time.sleep(0.5)  # what one trial left is not the next one's
-    page = "\n".join(_page(trials, possible, given.seed)) + "\n"
+    stolen = _stolen(before, psutil.cpu_times())
+    page = "\n".join(_page(trials, possible, given.seed, stolen)) + "\n"
     print(page)
     if not (given.only or given.each or given.seed != SEED):
         (DOCS / "study-verdicts.md").write_text(page)
@@ -356,8 +361,14 @@ def main() -> None:
 # --- the page -------------------------------------------------------------------------------------
 
 
+def _stolen(before: Any, after: Any) -> float:
+    """The share of the CPUs' time that the hypervisor took between two ``psutil.cpu_times()``."""
+    taken = sum(after[:8]) - sum(before[:8])  # guest time is in user time already
+    return float(after.steal - before.steal) / max(taken, 1e-9)
+
+
 def _page(
-    trials: list[Trial], possible: list[tuple[Cause, str | None]], seed: int
+    trials: list[Trial], possible: list[tuple[Cause, str | None]], seed: int, stolen: float
 ) -> Iterator[str]:
     right = sum(one.is_right for one in trials)
     by_rule = sum(one.rule in one.cause.rules for one in trials)
@@ -370,7 +381,9 @@ def _page(
     yield "rules of [verdicts.md](verdicts.md) from nothing but their profiles. Made by"
     yield f"`python -m tests.study.verdicts` (root; seed {seed}; sizes are drawn anew for each"
     yield f"trial, 5 to 8 s each) on {CPUS} CPUs ({_cpu()}), kernel {os.uname().release},"
-    yield f"{_controllers()}. The rules and thresholds were fixed on trials of other seeds before."
+    yield f"{_controllers()}, on {datetime.now(UTC):%Y-%m-%d}; meanwhile its hypervisor took"
+    yield f"{100 * stolen:.2g} % of the CPUs' time for others, which is no cause that was injected."
+    yield "The rules and thresholds were fixed on trials of other seeds before."
     yield ""
     yield (
         f"**{right} of {len(trials)} verdicts are right** ({percent:.1f} %; at least "

@@ -16,6 +16,7 @@ from telemetry.statistics import (
     half_width,
     holm,
     over_sittings,
+    runs_for_same,
     runs_needed,
     smallest,
     t_quantile,
@@ -155,6 +156,26 @@ def test_what_could_have_been_found_is_found_in_nine_of_ten_cases(runs: int) -> 
     least = float(np.median(smallest(welch(a, b), 0.01, 0.2)))
     hits = (chance(welch(a, b + least), 0.2) <= 0.01).mean()
     assert 0.86 <= hits <= 0.95
+
+
+@pytest.mark.parametrize("spread", [0.03, 0.08, 0.15])
+def test_with_the_runs_that_are_told_equals_are_called_the_same_in_nine_of_ten_cases(
+    spread: float,
+) -> None:
+    within, alpha = math.log1p(0.2), 0.05
+    runs = runs_for_same(spread, within, alpha)
+    assert runs is not None
+    random = np.random.default_rng(5)
+
+    def said(many: int, off: float) -> float:
+        a, b = random.normal(0.0, spread, (2, 20_000, many))
+        found = welch(a, b + off)
+        return float((np.abs(found.value) + half_width(found, 2 * alpha) <= within).mean())
+
+    assert said(runs, 0.0) >= 0.88
+    assert runs == 3 or said(runs - 1, 0.0) < 0.92
+    assert said(runs, within) <= 0.06, "as far off as was asked for, it is seldom called the same"
+    assert runs_for_same(3.0, within, alpha) is None
 
 
 def test_a_margin_as_wide_as_what_is_wanted_needs_more_runs_than_there_are() -> None:
