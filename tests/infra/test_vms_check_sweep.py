@@ -252,11 +252,9 @@ def spoil(vcenter: VCenter) -> None:
 
 
 def invoke(server: Vcsim, *arguments: str) -> Any:
-    from pipeline.cli_options import SentenceGroup
-    from pipeline.cli_vms_more import check as command
+    from pipeline.cli import main
 
-    group = SentenceGroup("infra", commands={"check": command})
-    return CliRunner(env=server.environ()).invoke(group, ["check", *arguments])
+    return CliRunner(env=server.environ()).invoke(main, ["infra", "check", *arguments])
 
 
 def test_the_command_and_its_exit_codes(server: Vcsim, vcenter: VCenter, plan: Path) -> None:

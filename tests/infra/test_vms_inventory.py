@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from infra.vms.inventory import HOSTS_FILE, Inventory, inventory
 from infra.vms.spec import VmPlan
@@ -149,21 +149,23 @@ addresses = ["192.0.2.11/24", "192.0.2.12/24"]
 
 
 def test_the_commands_write_files_and_json(tmp_path: Path) -> None:
-    from pipeline.cli_vms_more import cloud_init
-    from pipeline.cli_vms_more import inventory as command
+    from pipeline.cli import main
+
+    def told(command: str, *more: str) -> Result:
+        return CliRunner().invoke(main, ["infra", command, str(path), *more])
 
     path = tmp_path / "vms.toml"
     path.write_text(PLAN)
-    done = CliRunner().invoke(command, [str(path), "--out", str(tmp_path), "--json"])
+    done = told("inventory", "--out", str(tmp_path), "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["dask"]["scheduler"] == "tcp://192.0.2.11:8786"
     assert (tmp_path / "dask-hosts.txt").read_text() == "192.0.2.11\n192.0.2.12\n"
-    done = CliRunner().invoke(command, [str(path)])
+    done = told("inventory")
     assert "cluster.scheduler = tcp://192.0.2.11:8786" in done.output
-    done = CliRunner().invoke(cloud_init, [str(path), "--out", str(tmp_path / "seeds")])
+    done = told("cloud-init", "--out", str(tmp_path / "seeds"))
     assert done.stdout.startswith("2 seeds in ")
     assert "note: worker: guest.source is not set" in done.stderr
     names = sorted(one.name for one in (tmp_path / "seeds/worker-2").iterdir())
     assert names == ["meta-data", "network-config", "user-data"]
-    done = CliRunner().invoke(cloud_init, [str(path)])
+    done = told("cloud-init")
     assert "# ---- worker-1/user-data\n#cloud-config\n" in done.output
