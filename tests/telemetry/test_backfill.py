@@ -94,15 +94,18 @@ def test_a_host_whose_clock_is_wrong_stamps_windows_of_the_whole_run(
 ) -> None:
     past = Past(vcsim, tmp_path, ago_s=60 * MINUTE, seconds=20 * MINUTE)
     vcsim.control(host_skew_s={"*": skew_s}, vcenter_skew_s=-7.0)
+    began_s = time.monotonic()
     past.put(0)
     with past.collector() as one:
         past.sample(one, 10 * MINUTE)
     assert past.backfill(20 * MINUTE, deadline_s=60) == []
+    took_s = time.monotonic() - began_s  # the run's clock stands meanwhile, the server's goes on
     index = past.index()
     host = past.events("placement")[0]["esxi_host"]
     for clock, offset_s in ((f"esxi:{host}", skew_s), ("vcenter", -7.0)):
         readings = index.points(clock, "clock_offset_seconds").values
-        assert abs(readings - offset_s).max() < 1.0
+        assert (readings - offset_s + 0.01 >= 0).all()
+        assert (readings - offset_s < took_s).all()
     used = index.points(f"vm:{VM}@{host}", "vm_cpu_used_cores")
     assert used.start_ns.min() / NS - skew_s <= past.start_ns / NS
     assert used.ts_ns.max() / NS - skew_s >= past.end_ns / NS

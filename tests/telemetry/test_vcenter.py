@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from telemetry.clock import Clock, measure_offset_ns
@@ -52,6 +51,7 @@ def test_a_run_without_trouble(vcsim: Vcsim, tmp_path: Path) -> None:
         {"entity": VM, "counter": "mem.vmmemctl.average", "steps": [[0, 4e9, 2048.0]]},
     ]  # fmt: skip
     vcsim.control(truth=truth)
+    began_s = time.monotonic()
     past.put(0)
     vcsim.control(reset_counts=True)
     with past.collector() as one:
@@ -60,6 +60,7 @@ def test_a_run_without_trouble(vcsim: Vcsim, tmp_path: Path) -> None:
         assert vcsim.counts["queries"] == 5
         assert one.losses == []
     assert past.backfill(20.5 * MINUTE) == []
+    took_s = time.monotonic() - began_s  # the run's clock stands meanwhile, the server's goes on
     host = host_of(past)
     disks = {one for one in past.whole("vm:") if "/" in one}
     assert past.whole("vm:") - disks == {f"vm:{VM}@{host}"}
@@ -77,7 +78,9 @@ def test_a_run_without_trouble(vcsim: Vcsim, tmp_path: Path) -> None:
     ballooned = index.points(f"vm:{VM}@{host}", "vm_mem_ballooned_bytes").values
     assert set(ballooned) == {2048.0 * 1024}
     for clock in ("vcenter", f"esxi:{host}"):
-        assert np.abs(index.points(clock, "clock_offset_seconds").values).max() < 1.0
+        readings = index.points(clock, "clock_offset_seconds").values
+        assert (readings > -0.01).all()
+        assert (readings < took_s).all()
         assert index.points(clock, "clock_bound_seconds").values.min() >= 0
     assert past.events("gap") == []
     assert past.events("lost") == []
