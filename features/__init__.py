@@ -1,7 +1,7 @@
 """The features room. It has Feast as it is written, without a check of every call's types.
 
 Feast marks its classes for typeguard, which then reads the source of each and compiles it anew
-whenever Feast is imported: more than half of the CPU time that this takes (docs/benchmarks.md).
+whenever Feast is imported: nearly half of the CPU time that this takes (docs/benchmarks.md).
 Whoever else uses typeguard in this process has it as it was.
 """
 
