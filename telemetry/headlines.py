@@ -39,8 +39,7 @@ def _headline(profile: Profile, stage: Mapping[str, Any]) -> Headline:
 
     def figure(metric: str, figure: Figure) -> float | None:
         row = profile.find(name, "stage", metric)
-        value: float | None = getattr(row, figure) if row and row.reason is None else None
-        return value
+        return row.told(figure) if row else None
 
     def whole(metric: str, *by_wait4: str) -> float | None:
         """By samples where they are the whole stage's, else as the kernel told at its end."""

@@ -194,11 +194,11 @@ def smallest(difference: Difference, alpha: float, margin: npt.ArrayLike = 0.0) 
     known = ~np.isnan(difference.error)
     df = np.where(known, difference.df, 1.0)
     seen = np.sqrt(np.maximum(1 - 2 / (9 * df), 0.1) ** 3)  # Wilson and Hilferty's median
-    least = np.asarray(margin) + _needed(alpha, df) * difference.error / seen
+    least = np.asarray(margin) + _needed(alpha, df, POWER) * difference.error / seen
     return np.asarray(np.where(known, least, np.nan))
 
 
-def _needed(alpha: float, df: Floats, power: float = POWER) -> Floats:
+def _needed(alpha: float, df: Floats, power: float) -> Floats:
     """True difference in standard errors that passes the test of ``alpha`` in ``power`` of cases.
 
     Difference less t times the error seen is nearly normal, with the mean and variance of both.
@@ -213,10 +213,7 @@ def runs_needed(spread: float, wanted: float, alpha: float, margin: float = 0.0)
 
     None where it would take more than ``MOST_RUNS``.
     """
-    runs: Floats = np.arange(2.0, MOST_RUNS + 1)
-    least = margin + _needed(alpha, 2.0 * (runs - 1)) * spread * np.sqrt(2 / runs)
-    enough = np.flatnonzero(least <= wanted)
-    return int(runs[enough[0]]) if len(enough) else None
+    return _fewest(2, spread, wanted - margin, alpha, POWER)
 
 
 def runs_for_same(spread: float, within: float, alpha: float) -> int | None:
@@ -226,10 +223,14 @@ def runs_for_same(spread: float, within: float, alpha: float) -> int | None:
     Two runs a side say too little of their own spread for this to hold. None where it would take
     more than ``MOST_RUNS``.
     """
-    runs: Floats = np.arange(3.0, MOST_RUNS + 1)
     each = (1 + POWER) / 2  # of the two: what lies beyond one end does not lie beyond the other
-    least = _needed(2 * alpha, 2.0 * (runs - 1), each) * spread * np.sqrt(2 / runs)
-    enough = np.flatnonzero(least <= within)
+    return _fewest(3, spread, within, 2 * alpha, each)
+
+
+def _fewest(least: int, spread: float, wanted: float, alpha: float, power: float) -> int | None:
+    runs: Floats = np.arange(float(least), MOST_RUNS + 1)
+    found = _needed(alpha, 2.0 * (runs - 1), power) * spread * np.sqrt(2 / runs)
+    enough = np.flatnonzero(found <= wanted)
     return int(runs[enough[0]]) if len(enough) else None
 
 
