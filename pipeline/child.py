@@ -23,7 +23,7 @@ from pipeline.recipe import Recipe
 from pipeline.stage import RunContext
 from pipeline.stages import build_stages, cluster_settings
 from telemetry.clock import Clock
-from telemetry.handle import Handle
+from telemetry.handle import Handle, not_all_written
 
 
 def main() -> None:
@@ -100,7 +100,10 @@ def _run(order: Mapping[str, Any], report: _Report) -> Manifest:
         with handle.phase("publish"):
             return store.publish(stage=name, key=key, run_id=run_id, made=made, result=vars(result))
     finally:
-        handle.close()
+        try:
+            handle.close()
+        except OSError as error:
+            report.send(loss=not_all_written(name, error))
 
 
 def _sentence(error: BaseException, order: Mapping[str, Any]) -> str:

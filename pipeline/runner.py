@@ -251,6 +251,8 @@ class Run:
                 recording.unwatch(stage.name)
                 entry |= child.reap()
             self._end_leftovers(stage, recording)
+            for loss in child.losses:
+                self._lost(loss)
             self._save()
         manifest = child.manifest
         if manifest is None:

@@ -33,6 +33,7 @@ class StageProcess:
         self._error: str | None = None
         self._exit = 0
         self.manifest: Manifest | None = None
+        self.losses: list[str] = []
 
     @property
     def pid(self) -> int:
@@ -86,6 +87,8 @@ class StageProcess:
                 self.manifest = Manifest.from_json(report["manifest"])
             elif "error" in report:
                 self._error = report["error"]
+            elif "loss" in report:
+                self.losses.append(report["loss"])
             else:
                 progress(report["done"], report["total"])
         return bool(chunk)

@@ -27,9 +27,9 @@ class Handle:
 
     ``phase("data_wait")`` gives ``phase_data_wait_seconds``; ``count("read_bytes", n)`` gives
     ``app_read_bytes``. Counters begin at 0 when the handle is made. A phase that goes on counts as
-    it goes; one that several threads are in counts for each of them. A full disk loses samples
-    (``rows_lost``), never the stage. In a process that was forked from this one it counts nothing
-    and warns.
+    it goes; one that several threads are in counts for each of them. A full disk loses samples,
+    never the stage: no call but ``close`` raises for it. In a process that was forked from this one
+    it counts nothing and warns.
     """
 
     def __init__(self, folder: Path, stage: str, clock: Clock, flush_s: float = FLUSH_S) -> None:
@@ -46,7 +46,7 @@ class Handle:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
-        self.rows_lost = 0
+        self._not_written: OSError | None = None
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -94,7 +94,10 @@ class Handle:
         return True
 
     def close(self) -> None:
-        """Write the last values. What comes later is not recorded."""
+        """Write the last values. What comes later is not recorded.
+
+        Raises OSError where they may not all be on disk (``not_all_written`` says it in words).
+        """
         if os.getpid() != self._pid:
             return
         self._stop.set()
@@ -103,6 +106,8 @@ class Handle:
         self._flush()
         if self._writer is not None:
             self._writer.close()
+        if self._not_written is not None:
+            raise self._not_written
 
     def __enter__(self) -> Handle:
         return self
@@ -149,8 +154,9 @@ class Handle:
             try:
                 self._to_write([self._series[name] for name in sorted(fresh)]).write(rows)
                 self._written |= fresh
-            except OSError:
-                self.rows_lost += len(rows)
+                self._not_written = None  # totals: what a batch lacked the next one has
+            except OSError as error:
+                self._not_written = error
 
     def _to_write(self, fresh: list[Series]) -> SegmentWriter:
         from telemetry.segments import SegmentWriter  # Arrow: only where something is written
@@ -166,6 +172,11 @@ class Handle:
             )
         self._writer.declare(fresh)
         return self._writer
+
+
+def not_all_written(stage: str, error: OSError) -> str:
+    """What a run says among its losses where a handle's ``close`` raised."""
+    return f"{stage}: not all that it counted is on disk: {error.strerror}"
 
 
 class NullHandle:

@@ -15,7 +15,7 @@ from typing import Any
 
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.environment import environment
-from telemetry.handle import Handle
+from telemetry.handle import Handle, not_all_written
 from telemetry.recording import Keeper, Recording
 from telemetry.runfolder import RUN_SCHEMA, RunFolder, hold, new_run_id, point_latest_at
 from telemetry.settings import TelemetrySettings
@@ -161,9 +161,8 @@ class Session:
     def _close(self, handle: Handle, stage: str) -> None:
         try:
             handle.close()
-        except OSError as error:  # some file systems tell only now that they kept not all
-            loss = f"{stage}: not all that it counted is on disk: {error.strerror}"
-            self.record["losses"].append(loss)
+        except OSError as error:
+            self.record["losses"].append(not_all_written(stage, error))
 
     def _is_owner(self) -> bool:
         """False in a fork of the process that opened this: leaving its block there ends nothing."""

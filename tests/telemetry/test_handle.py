@@ -120,10 +120,22 @@ def test_a_handle_that_is_not_used_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_does_not_fail_the_stage(tmp_path: Path) -> None:
-    handle = handle_in(tmp_path / "not made")
-    handle.count("rows")
+    handle = handle_in(tmp_path / "not made", flush_s=0.02)
+    with handle.phase("load"):
+        handle.count("rows")
+        time.sleep(0.2)
+    with pytest.raises(FileNotFoundError):
+        handle.close()
+
+
+def test_totals_that_the_next_write_brings_are_not_lost(tmp_path: Path) -> None:
+    handle = handle_in(tmp_path / "made later", flush_s=0.02)
+    handle.count("rows", 7)
+    time.sleep(0.2)
+    (tmp_path / "made later").mkdir()
     handle.close()
-    assert handle.rows_lost == 2
+    index = SeriesIndex(read_samples(tmp_path / "made later"))
+    assert list(index.points("app:train", "app_rows").values) == [0.0, 7.0]
 
 
 def test_a_stage_that_is_killed_loses_one_flush(tmp_path: Path) -> None:
