@@ -8,7 +8,7 @@ Source: NVML API reference (docs.nvidia.com/deploy/nvml-api), the binding nvidia
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
@@ -352,19 +352,31 @@ def pcie_tx_bytes_per_s(gpu: Gpu) -> Values:
 def process_memory_bytes(gpu: Gpu) -> dict[int, float | None] | Absent:
     """What each process that computes on the GPU holds of its memory, by the driver's number.
 
-    None where the driver does not tell (``UNTOLD_MEMORY``). One that is listed more than once (in
-    several MIG instances) has the sum.
+    None where the driver does not tell (``UNTOLD_MEMORY``): 0 is no answer, as what computes has a
+    context there (drivers 545 to 565 say 0 of all within a container). A process in several MIG
+    instances has the sum; one that is listed twice for the same instance has it once.
     """
     try:
-        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
+        processes = _compute_processes(gpu.handle)
     except pynvml.NVMLError as error:
         return absent(error.value, gpu)
-    held: dict[int, float | None] = {}
+    sizes: dict[int, dict[tuple[int, int], float]] = {}
     for one in processes:
-        before = held.get(one.pid, 0.0)
-        size = one.usedGpuMemory
-        held[one.pid] = None if size is None or before is None else before + float(size)
-    return held
+        instances = sizes.setdefault(one.pid, {})
+        instance = one.gpuInstanceId, one.computeInstanceId
+        instances[instance] = max(float(one.usedGpuMemory or 0), instances.get(instance, 0.0))
+    return {
+        pid: sum(instances.values()) if all(instances.values()) else None
+        for pid, instances in sizes.items()
+    }
+
+
+def _compute_processes(handle: Any) -> Sequence[Any]:
+    """By the versioned names: what pynvml raises for the other one is no ``NVMLError``."""
+    try:
+        return pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)  # type: ignore[no-any-return]
+    except pynvml.NVMLError_FunctionNotFound:  # before R510, and in some releases of R535
+        return pynvml.nvmlDeviceGetComputeRunningProcesses_v2(handle)  # type: ignore[no-any-return]
 
 
 @_reader

@@ -1,7 +1,7 @@
-"""What the driver samples by itself and keeps for a while: levels of the GPU, and its processes.
+"""What the driver samples by itself and keeps for a while: the card's power, and its processes.
 
 One call brings everything since the last one: finer than asking again and again, for fewer calls.
-Stamps are µs of the wall clock since 1970.
+Stamps are µs since 1970, or since the machine was booted; NVIDIA does not say which.
 Source: NVML API reference, nvmlDeviceGetSamples and nvmlDeviceGetProcessUtilization.
 """
 
@@ -30,10 +30,6 @@ class Buffer:
 
 
 POWER_W = Buffer(id=pynvml.NVML_TOTAL_POWER_SAMPLES, factor=1e-3)
-GPU_UTIL_PERCENT = Buffer(id=pynvml.NVML_GPU_UTILIZATION_SAMPLES)
-MEM_UTIL_PERCENT = Buffer(id=pynvml.NVML_MEMORY_UTILIZATION_SAMPLES)
-CLOCK_SM_MHZ = Buffer(id=pynvml.NVML_PROCESSOR_CLK_SAMPLES)
-CLOCK_MEM_MHZ = Buffer(id=pynvml.NVML_MEMORY_CLK_SAMPLES)
 
 
 class Kept(NamedTuple):

@@ -114,7 +114,12 @@ class Gpm:
         return None
 
     def take(self) -> Absent | None:
-        """Copy the counters; the sample before stays to be compared with."""
+        """Copy the counters; the sample before stays to be compared with.
+
+        Opens first if that failed before.
+        """
+        if self._older is None:
+            return self.open()
         try:
             if self.gpu.mig_index is None:
                 pynvml.nvmlGpmSampleGet(self.gpu.handle, self._older)

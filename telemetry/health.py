@@ -6,6 +6,7 @@ opening at the start, nor at the end, where it is told to ``halt`` and takes no 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -121,6 +122,8 @@ class Worker:
             self.failures += 1
             self.lose(f"{self.collector.name}: not opened: {type(error).__name__}: {error}")
             self.up = False
+            with contextlib.suppress(Exception):  # what it had opened before it failed
+                self.collector.close()
             return False
         self.opened = self.up = True
         self.writer.slow |= getattr(self.collector, "slow_periods", {})

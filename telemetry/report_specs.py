@@ -178,7 +178,7 @@ SPECS = (
     ),
     Spec(
         key="gpu-processes",
-        title="GPU: multiprocessor time by whose processes",
+        title="GPU: time with work on it, by whose processes",
         unit="%",
         lines=(
             Line(label="GPU {} this run", entity=r"gpu:.+", metric="gpu_run_sm_percent"),

@@ -52,7 +52,7 @@ def fullest_with_others(figures: Figures) -> list[Evidence]:
     """
     found = []
     for entity in gpus(figures):
-        everybody = figures.get(entity, _ALL, "mean", "multiprocessor time of all processes")
+        everybody = figures.get(entity, _ALL, "mean", "time in which any process had work on it")
         own = figures.get(entity, _RUN, "mean", "that of this run's processes")
         if everybody is None or own is None or everybody.value < limit("gpu_busy"):
             continue

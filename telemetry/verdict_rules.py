@@ -105,8 +105,8 @@ def _gpu_neighbour(figures: Figures) -> Finding | None:
         return None
     everybody, own = told
     return Finding(
-        f"{everybody.entity} was full, and not of its work alone: all processes used "
-        f"{everybody.value:.0f} % of its multiprocessor time, this run's {own.value:.0f} %",
+        f"{everybody.entity} was full, and not of its work alone: all processes had work on it for "
+        f"{everybody.value:.0f} % of the time, this run's for {own.value:.0f} %",
         [*told],
     )
 
@@ -269,8 +269,8 @@ RULES = (
          "else for anybody, and they held memory of it or the stage copied to or from a GPU",
          holds=_gpu),
     Rule(id="gpu-neighbour", verdict="contention",
-         asks="all processes on a GPU used gpu_busy of its multiprocessor time, and this run's and "
-         "others' gpu_of_each, where the driver tells", holds=_gpu_neighbour),
+         asks="all processes had work on a GPU for gpu_busy of the time, and this run's and "
+         "others' for gpu_of_each, where the driver tells", holds=_gpu_neighbour),
     Rule(id="memory-stall", verdict="memory-bound",
          asks="memory_stall of the machine, or a pressure as if one task had waited for memory "
          "most of the time, and the stage's own major_faults_per_s", holds=_memory),

@@ -48,7 +48,7 @@ THRESHOLDS = _table(
         name="gpu_of_each",
         value=20.0,
         unit="%",
-        of="a full GPU's multiprocessor time that this run used, and that others did",
+        of="a full GPU's time in which this run had work on it, and in which others did",
         source=f"{OWN}: a fifth, as of CPUs",
     ),
     Threshold(

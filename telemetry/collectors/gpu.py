@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from infra import nvml
 from infra.gpus import choose, why_none
+from infra.nvml_buffers import POWER_W
 from infra.nvml_fields import FieldReader, together
 from telemetry.clock import Clock
 from telemetry.collectors.gpu_buffers import LevelSource
@@ -26,7 +27,6 @@ from telemetry.collectors.gpu_losses import Losses
 from telemetry.collectors.gpu_metrics import (
     ENERGY,
     GPM_METRICS,
-    LEVELS,
     METRICS,
     OF_INSTANCES,
     POWER_BUFFER,
@@ -37,7 +37,7 @@ from telemetry.collectors.gpu_metrics import (
     Question,
 )
 from telemetry.collectors.gpu_processes import PROCESS_S, Kin, ProcessMemorySource, ProcessSource
-from telemetry.samples import Metric, Sample, Samples, Series, samples_at
+from telemetry.samples import Sample, Samples, Series, samples_at
 
 __all__ = ["METRICS", "NO_GPU", "QUESTIONS", "UP", "GpuCollector"]
 
@@ -144,13 +144,16 @@ class GpuCollector:
             found += (decided := source.decide())
             if any(series.reason is None for series in decided):
                 self._sources[source.gpu.entity].append(source)
+        for source in self._gpm:  # Last: a driver that was just loaded fills its buffer meanwhile.
+            if source.gpu.mig_index is None:
+                found.append(self._open_buffer(source.gpu))
         found = self._without_doubles(found)
         self._lost.present += [one for one in found if one.reason is None and one.metric is not UP]
         return found
 
     def _without_doubles(self, found: Sequence[Series]) -> list[Series]:
         """The same series; what GPM tells better is absent, and not asked for."""
-        better = covered(found, self.period_s)
+        better = covered(self._gpm, self.period_s)
         plans = [p for p in self._blocking if (p.gpu.entity, p.series[0].metric) not in better]
         self._blocking = deque(plans)
         return [
@@ -165,16 +168,17 @@ class GpuCollector:
         plans: list[_Plan] = []
         slow: list[_Plan] = []
         sources = self._sources[gpu.entity] = []
-        buffered = [] if gpu.mig_index is not None else self._open_buffers(gpu, sources)
-        found += buffered
+        if gpu.mig_index is None:
+            processes = ProcessSource(gpu=gpu, clock=self.clock, lost=self._lost, kin=self._kin)
+            found += (uses := processes.open())
+            if any(series.reason is None for series in uses):
+                sources.append(processes)
         memory = ProcessMemorySource(gpu=gpu, clock=self.clock, lost=self._lost, kin=self._kin)
         held = memory.open()
         found += held
         if any(series.reason is None for series in held):
             sources.append(memory)
-        told = {series.metric for series in buffered}
-        own = [one for one in QUESTIONS if gpu.mig_index is None or one.of_instances]
-        asked = [one for one in own if not told.issuperset(one.metrics)]
+        asked = [one for one in QUESTIONS if gpu.mig_index is None or one.of_instances]
         for question, plan in zip(asked, _decide_all(gpu, asked), strict=True):
             found += plan.series
             if any(series.reason is None for series in plan.series):
@@ -184,24 +188,16 @@ class GpuCollector:
         self._plans[gpu.entity], self._slow[gpu.entity] = _together(plans), _together(slow)
         return found
 
-    def _open_buffers(self, gpu: nvml.Gpu, sources: list[Source]) -> list[Series]:
-        """The series that the driver's buffers give, in place of questions or beside them."""
-        every = (
-            LevelSource(gpu=gpu, metric=metric, buffer=buffer, clock=self.clock, lost=self._lost)
-            for metric, buffer in LEVELS.items()
+    def _open_buffer(self, gpu: nvml.Gpu) -> Series:
+        """The driver's own buffer of power, beside the questions."""
+        source = LevelSource(
+            gpu=gpu, metric=POWER_BUFFER, buffer=POWER_W, clock=self.clock, lost=self._lost
         )
-        levels = {one.metric: one for one in every}
-        fit = {metric for metric, one in levels.items() if one.open(self.period_s).reason is None}
-        wanted = {metric for metric in fit if metric is POWER_BUFFER or _spares(metric, fit)}
-        for metric in wanted:
-            sources.append(levels[metric])
-            self.slow_periods[f"{gpu.entity} {metric.name}"] = levels[metric].period_s
-        processes = ProcessSource(gpu=gpu, clock=self.clock, lost=self._lost, kin=self._kin)
-        uses = processes.open()
-        if any(series.reason is None for series in uses):
-            sources.append(processes)
-        return [*(levels[metric].series for metric in LEVELS if metric in wanted | {POWER_BUFFER}),
-                *uses]  # fmt: skip
+        series = source.open(self.period_s)
+        if series.reason is None:
+            self._sources[gpu.entity].append(source)
+            self.slow_periods[f"{gpu.entity} {POWER_BUFFER.name}"] = source.period_s
+        return series
 
     def sample(self) -> Samples:
         """Return what every GPU answers now; never raises for a GPU that is lost."""
@@ -341,14 +337,6 @@ def _of_the_card(gpu: nvml.Gpu) -> list[Series]:
         return []
     left = (metric for metric in METRICS if metric is not UP and metric not in OF_INSTANCES)
     return [Series(entity=gpu.entity, metric=metric, reason=OF_THE_CARD) for metric in left]
-
-
-def _spares(metric: Metric, fit: Collection[Metric]) -> bool:
-    """Whether the question that also answers ``metric`` has all its answers in buffers."""
-    return all(
-        metric not in question.metrics or set(question.metrics) <= set(fit)
-        for question in QUESTIONS
-    )
 
 
 def _decide_all(gpu: nvml.Gpu, questions: Sequence[Question]) -> list[_Plan]:

@@ -1,7 +1,7 @@
-"""The driver's own buffers of levels as sources of samples.
+"""The driver's own buffer of power as a source of samples.
 
-Their stamps are on the wall clock; ``placed`` brings them onto the run's clock. No sample is told
-twice: what comes again, in whichever way, is older than the last one told.
+Its newest stamp shows which clock the stamps are of; ``placed`` brings them onto the run's clock.
+No sample is told twice: what comes again, in whichever way, is older than the last one told.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from telemetry.samples import Metric, Sample, Series
 DRAIN_S = 1.0
 """How often a buffer is read, unless half of it is filled earlier (120 samples of power: 2.4 s)."""
 AS_FINE = 1.05
-"""A buffer takes a question's place if its samples are at most this many periods apart."""
-STAMPS_NS = 60_000_000_000
-"""A newest sample that is further than this from now is not stamped by the wall clock."""
+"""A buffer is read if its samples are at most this many periods apart: it has to tell more."""
+CLOCKS = (time.CLOCK_REALTIME, time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC)
+"""Of which the stamps may be."""
+OLD_NS, AHEAD_NS = 1_000_000_000, 100_000_000
+"""The newest sample is at most so old, or so far ahead, by the clock that it is stamped by."""
 _NS = 1e9
 
 
 @dataclass(kw_only=True)
 class LevelSource:
-    """One level of one GPU, from the driver's buffer."""
+    """A level of one GPU, from the driver's buffer."""
 
     gpu: nvml.Gpu
     metric: Metric
@@ -38,6 +40,9 @@ class LevelSource:
     period_s: float = field(default=0.0, init=False)
     """Between two samples of the driver's, as the buffer showed on opening."""
     drain_s: float = field(default=DRAIN_S, init=False)
+    _clock_id: int = field(default=time.CLOCK_REALTIME, repr=False)
+    _read_ns: int = field(default=0, repr=False)
+    """When the buffer was read last, by the clock of its stamps."""
     _seen_us: int = field(default=0, repr=False)
     _told_ns: int = field(default=0, repr=False)
     _due_ns: int = field(default=0, repr=False)
@@ -53,9 +58,15 @@ class LevelSource:
         step = step_us(samples)
         if step is None:
             return "the driver's own buffer is empty"
-        wall_ns, newest_ns = time.time_ns(), samples[-1].stamp_us * 1000
-        if abs(wall_ns - newest_ns) > STAMPS_NS:
-            return "the stamps of the driver's own buffer are not on this machine's wall clock"
+        newest_ns = samples[-1].stamp_us * 1000
+        old_ns = {one: time.clock_gettime_ns(one) - newest_ns for one in CLOCKS}
+        of = next((one for one, ns in old_ns.items() if -AHEAD_NS <= ns <= OLD_NS), None)
+        if of is None:
+            return (
+                "the stamps of the driver's own buffer are of no clock of this machine: the newest "
+                f"is {old_ns[time.CLOCK_REALTIME] / _NS:.3g} s old by the wall clock"
+            )
+        self._clock_id = of
         self.period_s = step / 1e6
         if self.period_s > AS_FINE * tick_s:
             return (
@@ -72,27 +83,28 @@ class LevelSource:
         if now_ns < self._due_ns and not last:
             return ()
         self._due_ns = now_ns + int(self.drain_s * _NS)
-        wall_ns = time.time_ns()
-        if wall_ns < self._seen_us * 1000:
-            self._seen_us = 0  # The wall clock was set back: new samples have stamps seen before.
+        read_ns = time.clock_gettime_ns(self._clock_id)
+        if read_ns < self._read_ns:
+            self._seen_us = 0  # The clock was set back: new samples have stamps seen before.
+        self._read_ns = read_ns
         samples = kept(self.gpu, self.buffer, self._seen_us)
         if isinstance(samples, nvml.Absent):
             self.lost.lose(self.gpu, self.series, samples, now_ns)
             return ()
         if samples:
             self._seen_us = samples[-1].stamp_us
-        times = placed(samples, wall_ns, self.clock.now_ns(), self._told_ns)
+        times = placed(samples, read_ns, self.clock.now_ns(), self._told_ns)
         self._told_ns = times[-1][0] if times else self._told_ns
         return [Sample(ts_ns, self.series, value) for ts_ns, value in times]
 
 
 def placed(
-    samples: Sequence[Kept], wall_ns: int, now_ns: int, told_ns: int
+    samples: Sequence[Kept], read_ns: int, now_ns: int, told_ns: int
 ) -> list[tuple[int, float]]:
-    """Samples on the run's clock, which was ``now_ns`` when the wall clock was ``wall_ns``.
+    """Samples on the run's clock, which was ``now_ns`` when that of the stamps was ``read_ns``.
 
-    What falls at or before ``told_ns`` was told already, or cannot be placed because the wall
+    What falls at or before ``told_ns`` was told already, or cannot be placed because the stamps'
     clock was set in between; what falls after ``now_ns`` has not happened yet.
     """
-    moved = ((now_ns - wall_ns + one.stamp_us * 1000, one.value) for one in samples)
+    moved = ((now_ns - read_ns + one.stamp_us * 1000, one.value) for one in samples)
     return [(ts_ns, value) for ts_ns, value in moved if told_ns < ts_ns <= now_ns]

@@ -20,23 +20,18 @@ PAIR_NS = SHORTEST_NS + 5_000_000
 LONGEST_S = 5.0
 """A pair that is longer (the GPU was away, or the recorder) begins anew: counters may have too."""
 
-TRIES = 3
-"""So many pairs decide on opening, if what is wrong with one may not be with the next."""
-
-
 COVERED = "GPM tells it without gaps, as {}"
 
 
-def covered(found: Iterable[Series], tick_s: float) -> dict[tuple[str, Metric], str]:
-    """What GPM tells better, of all that was found: entity and metric, and the reason."""
+def covered(sources: Iterable[GpmSource], tick_s: float) -> dict[tuple[str, Metric], str]:
+    """What GPM tells better than a question: entity and metric, and the reason."""
     if tick_s > LONGEST_S:
         return {}  # then no pair of ticks has a value
-    there = {(one.entity, one.metric) for one in found if one.reason is None}
     return {
-        (entity, metric): COVERED.format(better.name)
-        for entity in {entity for entity, _ in there}
+        (source.gpu.entity, metric): COVERED.format(better.name)
+        for source in sources
         for metric, better in COVERED_BY_GPM.items()
-        if (entity, better) in there
+        if better in source.answered
     }
 
 
@@ -44,6 +39,11 @@ def may_pass(values: nvml.Values | nvml.Absent) -> bool:
     """Whether a value is absent for a reason that may be over when it is asked again."""
     each = (values,) if isinstance(values, nvml.Absent) else values
     return any(isinstance(one, nvml.Absent) and one.passing for one in each)
+
+
+def _for_good(value: float | nvml.Absent) -> str | None:
+    """Why there is no value and will be none; None where there is one, or may be."""
+    return value.reason if isinstance(value, nvml.Absent) and not value.passing else None
 
 
 @dataclass(kw_only=True)
@@ -56,36 +56,38 @@ class GpmSource:
     tick_s: float
     lost: Losses
     _counters: Gpm = field(init=False, repr=False)
+    _why: nvml.Absent | None = field(default=None, repr=False)
+    """Why the first sample failed."""
     _series: list[Series] = field(default_factory=list, repr=False)
     _asked: list[Counter] = field(default_factory=list, repr=False)
-    _why: nvml.Absent | None = field(default=None, repr=False)
-    """Why the last sample on opening failed."""
+    answered: set[Metric] = field(default_factory=set, init=False)
+    """What had a value on opening."""
     _taken_ns: int | None = field(default=None, repr=False)
+    """When the last sample was taken; None if that failed: there is none to compare with."""
 
     def __post_init__(self) -> None:
         self._counters = Gpm(gpu=self.gpu)
 
-    def begin(self) -> None:
-        """Take the first sample."""
+    def begin(self) -> nvml.Absent | None:
+        """Take the first sample; the reason where that fails."""
         self._why = self._counters.open()
-        self._taken_ns = self.clock.now_ns()
+        self._taken_ns = None if self._why else self.clock.now_ns()
+        return self._why
 
     def decide(self) -> list[Series]:
-        """Say of every metric whether it can be had here, from one pair; waits for that pair."""
-        values: nvml.Values | nvml.Absent = self._why or self._pair()
-        for _ in range(TRIES - 1):
-            if not may_pass(values):
-                break
-            values = self._pair()
+        """Say of every metric whether it can be had here, from one pair; waits for that pair.
+
+        What may pass (another program holds the counters, a value is not valid on a GPU at rest)
+        makes no metric absent: it is asked for all the same, at every pair.
+        """
+        values = self._why or self._first()
         if isinstance(values, nvml.Absent):
             values = (values,) * len(GPM_METRICS)
+        told = dict(zip(GPM_METRICS, values, strict=True))
+        self.answered = {one for one, value in told.items() if not isinstance(value, nvml.Absent)}
         found = [
-            Series(
-                entity=self.gpu.entity,
-                metric=metric,
-                reason=value.reason if isinstance(value, nvml.Absent) else None,
-            )
-            for metric, value in zip(GPM_METRICS, values, strict=True)
+            Series(entity=self.gpu.entity, metric=metric, reason=_for_good(value))
+            for metric, value in told.items()
         ]
         self._series = [one for one in found if one.reason is None]
         self._asked = [GPM_METRICS[one.metric] for one in self._series]
@@ -93,22 +95,14 @@ class GpmSource:
             self.close()
         return found
 
-    def _pair(self) -> nvml.Values | nvml.Absent:
-        """Values from the sample before and one more; begins anew where that one failed."""
-        if self._why is not None:
-            self._wait()
-            self.begin()
-        if self._why is None:
-            self._wait()
-            self._why = self._counters.take()
-            self._taken_ns = self.clock.now_ns()
-        return self._why or self._counters.values(list(GPM_METRICS.values()))
-
-    def _wait(self) -> None:
-        """Until ``PERIOD_S`` after the sample before, or after what failed of it."""
+    def _first(self) -> nvml.Values | nvml.Absent:
+        """Values of the first pair; waits until it is ``PERIOD_S`` long."""
         assert self._taken_ns is not None, "begin() comes first"
         wait_ns = self._taken_ns + int(PERIOD_S * 1e9) - self.clock.now_ns()
         time.sleep(max(0, wait_ns) / 1e9)
+        why = self._counters.take()
+        self._taken_ns = None if why else self.clock.now_ns()
+        return why or self._counters.values(list(GPM_METRICS.values()))
 
     def sample(self, last: bool = False) -> Sequence[Sample]:
         """The windows that end now; nothing until the pair is ``PERIOD_S`` long, give or take.

@@ -1,8 +1,7 @@
 """What NVML is asked about a GPU, and what each answer is called: tables, no behaviour.
 
-``QUESTIONS`` are answered at each sample, or once a second; ``LEVELS`` are the driver's own
-buffers, which take a question's place where they are as fine; ``GPM_METRICS`` come from pairs of
-samples of the counters.
+``QUESTIONS`` are answered at each sample, or once a second; ``POWER_BUFFER`` is the driver's own
+buffer; ``GPM_METRICS`` come from pairs of samples of the counters.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from infra import nvml, nvml_buffers, nvml_fields, nvml_gpm
+from infra import nvml, nvml_fields, nvml_gpm
 from telemetry.samples import Kind, Metric
 
 
@@ -185,15 +184,6 @@ POWER_BUFFER = _metric(
     integral="J",
 )
 
-LEVELS: Mapping[Metric, nvml_buffers.Buffer] = {
-    POWER_BUFFER: nvml_buffers.POWER_W,
-    GPU_UTIL: nvml_buffers.GPU_UTIL_PERCENT,
-    MEM_UTIL: nvml_buffers.MEM_UTIL_PERCENT,
-    CLOCK_SM: nvml_buffers.CLOCK_SM_MHZ,
-    CLOCK_MEM: nvml_buffers.CLOCK_MEM_MHZ,
-}
-"""Which of the driver's buffers holds which level. All but the first can be asked for as well."""
-
 
 def _gpm(name: str, unit: str, meaning: str) -> Metric:
     integral = "B" if unit == "B/s" else None
@@ -246,7 +236,7 @@ COVERED_BY_GPM: Mapping[Metric, Metric] = {
 ALL_SM = _metric(
     "gpu_processes_sm_percent",
     "%",
-    "multiprocessor time of all processes together, as the driver sampled it",
+    "time in which any process had work on the GPU, as the driver sampled it",
     PROCESS_USE,
     kind="window",
 )
@@ -260,7 +250,7 @@ ALL_MEM = _metric(
 RUN_SM = _metric(
     "gpu_run_sm_percent",
     "%",
-    "multiprocessor time of this run's processes; what is missing to all of them is others'",
+    "time in which this run's processes had work on the GPU; the rest of all is others'",
     PROCESS_USE,
     kind="window",
 )
@@ -273,7 +263,10 @@ RUN_MEM = _metric(
 )
 PROCESS_USES = (ALL_SM, ALL_MEM, RUN_SM, RUN_MEM)
 PROCESS_COUNT = _metric(
-    "gpu_processes", "processes", "processes that compute on the GPU", PROCESSES
+    "gpu_processes",
+    "processes",
+    "processes that compute on the GPU, as far as the driver lists them here",
+    PROCESSES,
 )
 PROCESS_MEM = _metric(
     "gpu_process_mem_bytes", "B", "memory that these processes hold together", PROCESSES

@@ -1,6 +1,6 @@
 """The processes on a GPU as sources of samples: what each used of it, and what it holds.
 
-The driver numbers processes as the machine does; ``Kin`` knows which are this run's.
+``Kin`` knows which are this run's, where the driver's numbers of them are those of this namespace.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ PROCESS_S = 1.0
 """How often processes are asked for; the driver looks at them up to six times a second."""
 EARLY = 0.95
 """A tick that comes this early closes the window all the same: the next is a whole tick away."""
+LISTS_ITS_OWN = 570
+"""From this release on the driver lists, in a PID namespace, the processes of that namespace alone
+and by its numbers (545 to 565 as well, without their memory; before, all by the machine's)."""
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"
 """The kernel's fixed name for the PID namespace of the machine itself (PROC_PID_INIT_INO)."""
+WHOLE = float(MOST_PERCENT)
 _NS = 1e9
 
 
@@ -54,9 +58,21 @@ class Kin:
             self._known[pid] = descends(pid, self.root, self.proc)
         return self._known[pid]
 
-    def why_not(self) -> str | None:
-        """Why the driver's process numbers cannot be matched here; None where they can."""
+    def why_not(self, *, lists: bool = False) -> str | None:
+        """Why the driver's process numbers cannot be matched here; None where they can.
+
+        ``lists``: those of its list of processes, which newer drivers make for each namespace.
+        """
+        if lists and _release() >= LISTS_ITS_OWN:
+            return None
         return namespace_why(self.proc)
+
+
+def _release() -> int:
+    """The driver's release as 570 for 570.86.15; 0 where it is not told."""
+    version = nvml.driver_version()
+    number = "" if isinstance(version, nvml.Absent) else version.partition(".")[0]
+    return int(number) if number.isdecimal() else 0
 
 
 @dataclass(kw_only=True)
@@ -79,7 +95,11 @@ class ProcessMemorySource:
         why = found.reason if isinstance(found, nvml.Absent) else None
         untold = not isinstance(found, nvml.Absent) and None in found.values()
         size = why or (UNTOLD_MEMORY if untold else None)
-        reasons = {PROCESS_COUNT: why, PROCESS_MEM: size, RUN_HELD: size or self.kin.why_not()}
+        reasons = {
+            PROCESS_COUNT: why,
+            PROCESS_MEM: size,
+            RUN_HELD: size or self.kin.why_not(lists=True),
+        }
         self._series = {
             metric: Series(entity=self.gpu.entity, metric=metric, reason=reason)
             for metric, reason in reasons.items()
@@ -142,6 +162,7 @@ class ProcessSource:
     _strangers: set[int] = field(default_factory=set, repr=False)
     """As above."""
     _seen_us: int = field(default=0, repr=False)
+    _asked_wall_ns: int = field(default=0, repr=False)
     _apart_us: int = field(default=0, repr=False)
     """The longest distance of two stamps that came one after another; 0 until there were two."""
     _since_ns: int = field(default=0, repr=False)
@@ -177,8 +198,10 @@ class ProcessSource:
         start_ns, end_ns = self._since_ns, self.clock.now_ns()
         if end_ns - start_ns < EARLY * PROCESS_S * _NS and not last:
             return ()
-        if time.time_ns() < self._seen_us * 1000:
-            self._seen_us = 0  # The wall clock was set back.
+        wall_ns = time.time_ns()
+        if wall_ns < self._asked_wall_ns:
+            self._seen_us = 0  # The wall clock was set back: new samples have stamps seen before.
+        self._asked_wall_ns = wall_ns
         found = used(self.gpu, self._seen_us)
         self._since_ns = end_ns
         if isinstance(found, nvml.Absent):
@@ -194,27 +217,35 @@ class ProcessSource:
         ]
 
     def _sums(self, use: dict[int, tuple[float, float]], ts_ns: int) -> dict[Metric, float]:
-        sums = dict(zip((ALL_SM, ALL_MEM), _together(use.values()), strict=True))
+        all_sm, all_mem = _together(use.values())
+        sums = {ALL_SM: min(all_sm, WHOLE), ALL_MEM: min(all_mem, WHOLE)}
         if self._series[RUN_SM].reason is not None:
             return sums
         ours = {pid: self.kin.has(pid) for pid in use}
         strangers = [pid for pid, known in ours.items() if known is None]
         if strangers:
             if self._strangers.intersection(strangers):
-                run_sm, run_mem = self._series[RUN_SM], self._series[RUN_MEM]
-                self.lost.lose(self.gpu, run_sm, _unseen(strangers[0]), ts_ns, (run_mem,))
+                whose = self._series[RUN_SM], self._series[RUN_MEM]
+                self.lost.lose(self.gpu, whose[0], _unseen(strangers[0]), ts_ns, whose[1:])
             self._strangers = set(strangers)
             return sums
-        mine = _together(use[pid] for pid, known in ours.items() if known)
-        return sums | dict(zip((RUN_SM, RUN_MEM), mine, strict=True))
+        run_sm, run_mem = _together(use[pid] for pid, known in ours.items() if known)
+        return sums | {RUN_SM: _share(run_sm, all_sm), RUN_MEM: _share(run_mem, all_mem)}
 
 
 def _together(uses: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """SM and memory percent of several processes."""
+    """SM and memory percent of several processes, which may be more than the whole GPU."""
     sm, mem = map(sum, zip((0.0, 0.0), *uses, strict=True))
-    # Each has the mean of the samples that name it: two that take turns are told as if both had
-    # worked all the time, and together they can have no more than the whole GPU.
-    return min(sm, MOST_PERCENT), min(mem, MOST_PERCENT)
+    return sm, mem
+
+
+def _share(part: float, of: float) -> float:
+    """What of the whole GPU a part of the processes used, when all of them used ``of`` percent.
+
+    Each has the mean of the samples that name it, so two that take turns are told as if both had
+    worked all the time: together they had the whole, and each as much of it as of the sum.
+    """
+    return part if of <= WHOLE else WHOLE * part / of
 
 
 def _unseen(pid: int) -> nvml.Absent:
@@ -236,14 +267,20 @@ def means(samples: Sequence[Used]) -> dict[int, tuple[float, float]]:
 
 
 def descends(pid: int, root: int, proc: Path) -> bool | None:
-    """Whether ``pid`` is ``root`` or a descendant of it, by /proc; None for a process not there."""
+    """Whether ``pid`` is ``root`` or a descendant of it, by /proc; None for a process not there.
+
+    The driver may name a process by one of its threads.
+    """
     at = pid
     while at != root:
         try:
-            fields = (proc / str(at) / "stat").read_bytes().rpartition(b")")[2].split()
+            status = (proc / str(at) / "status").read_text(errors="replace")
         except OSError:
             return None if at == pid else False
-        at = int(fields[1])
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        if int(fields["Tgid"]) == root:
+            return True
+        at = int(fields["PPid"])
         if at == 0:
             return False
     return True

@@ -1,33 +1,35 @@
 """What NVML costs here: update period and cost per call of every question, buffer and GPM sample.
 
-On a machine with a GPU it asks that. Without one it asks the C library of the tests, and says so:
-then the costs are those of the Python binding, and periods those of the library's own script.
+On a machine with a GPU it asks that, beside a program that works on it and rests by turns. Without
+one it asks the C library of the tests, and says so: then the costs are those of the Python binding,
+and periods those of the library's own script.
 ``python -m tests.bench.bench_nvml`` prints the tables of ``docs/gpu.md``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from infra import nvml
 from infra.gpus import choose
-from infra.nvml_buffers import kept, step_us, used
+from infra.nvml_buffers import POWER_W, kept, step_us, used
 from infra.nvml_fields import FieldReader
 from infra.nvml_gpm import SM_UTIL, Gpm
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.collectors.gpu import GpuCollector
 from telemetry.collectors.gpu_metrics import (
     GPM_METRICS,
-    LEVELS,
+    POWER_BUFFER,
     PROCESS_MEMORY,
     QUESTIONS,
     Question,
@@ -40,6 +42,37 @@ GPM_MS = (50, 100, 200)
 GPM_PAIRS = 20
 COLLECTOR_S = 10.0
 LIBRARY = "STAGESCOPE_BENCH_LIBRARY"
+LOAD = """
+import time, torch
+a = torch.rand(4096, 4096, device="cuda")
+print("ready", flush=True)
+while True:
+    until_s = time.monotonic() + 0.5
+    while time.monotonic() < until_s:
+        a @ a
+        torch.cuda.synchronize()
+    time.sleep(0.5)
+"""
+"""On a GPU at rest next to nothing moves: half of each second is work."""
+
+
+@contextlib.contextmanager
+def load() -> Iterator[str]:
+    """``LOAD`` in a process of its own while the block lasts; what is to be said of it."""
+    beside = subprocess.Popen(
+        [sys.executable, "-c", LOAD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert beside.stdout is not None
+    assert beside.stderr is not None
+    try:
+        if beside.stdout.readline():
+            yield "while matrices were multiplied on it for half of each second"
+        else:
+            why = beside.stderr.read().strip().rpartition("\n")[2]
+            yield f"at rest, because nothing could be run on it ({why})"
+    finally:
+        beside.kill()
+        beside.communicate()
 
 
 def cost_us(ask: Callable[[], Any], calls: int) -> tuple[float, float]:
@@ -113,18 +146,17 @@ def _name(reader: nvml.Reader) -> str:
 def buffers(gpu: nvml.Gpu) -> Iterator[str]:
     yield "| Buffer | Samples kept | Apart, ms | Reach, s | p50, µs | p99, µs |"
     yield "|---|---:|---:|---:|---:|---:|"
-    for metric, buffer in LEVELS.items():
-        found = kept(gpu, buffer, 0)
-        if isinstance(found, nvml.Absent) or len(found) < 3:
-            why = found.reason if isinstance(found, nvml.Absent) else "empty"
-            yield f"| `{metric.name}` | absent: {why} | | | | |"
-            continue
+    found = kept(gpu, POWER_W, 0)
+    if isinstance(found, nvml.Absent) or len(found) < 3:
+        why = found.reason if isinstance(found, nvml.Absent) else "empty"
+        yield f"| `{POWER_BUFFER.name}` | absent: {why} | | | | |"
+    else:
         newest = found[-1].stamp_us
-        p50, p99 = cost_us(lambda b=buffer, n=newest: kept(gpu, b, n), CALLS)
+        p50, p99 = cost_us(lambda: kept(gpu, POWER_W, newest), CALLS)
         step, reach_s = step_us(found), (newest - found[0].stamp_us) / 1e6
         assert step is not None
         numbers = f"{len(found)} | {step / 1e3:.3g} | {reach_s:.3g} | {p50:.1f} | {p99:.1f}"
-        yield f"| `{metric.name}` | {numbers} |"
+        yield f"| `{POWER_BUFFER.name}` | {numbers} |"
     found_use = used(gpu, 0)
     if isinstance(found_use, nvml.Absent):
         yield f"| processes | absent: {found_use.reason} | | | | |"
@@ -149,7 +181,8 @@ def gpm(gpu: nvml.Gpu) -> Iterator[str]:
         for _ in range(GPM_PAIRS):
             due += pair_ms / 1e3
             time.sleep(max(0.0, due - time.perf_counter()))
-            counters.take()
+            if counters.take() is not None:
+                continue
             values = counters.values(every)
             if not isinstance(values, nvml.Absent):
                 valid += sum(not isinstance(value, nvml.Absent) for value in values)
@@ -192,10 +225,15 @@ def collector() -> Iterator[str]:
     )
 
 
-def report(tables: Sequence[tuple[str, Callable[[], Iterator[str]]]]) -> None:
-    for title, lines in tables:
+def tables(gpu: nvml.Gpu) -> None:
+    for title, lines in (
+        ("Questions", questions(gpu)),
+        ("The driver's own buffers", buffers(gpu)),
+        ("GPM", gpm(gpu)),
+        ("Together", collector()),
+    ):
         print(f"\n### {title}\n")
-        for line in lines():
+        for line in lines:
             print(line, flush=True)
 
 
@@ -214,16 +252,11 @@ def main() -> None:
     gpu = chosen[0]
     if LIBRARY in os.environ:
         print("Not yet seen on a GPU: this is the C library of the tests, a scripted H100.")
+        tables(gpu)
     else:
-        print(f"{gpu.name}, driver {nvml.driver_version()}, {gpu.virtualization}.")
-    report(
-        [
-            ("Questions", lambda: questions(gpu)),
-            ("The driver's own buffers", lambda: buffers(gpu)),
-            ("GPM", lambda: gpm(gpu)),
-            ("Together", collector),
-        ]
-    )
+        with load() as beside:
+            print(f"{gpu.name}, driver {nvml.driver_version()}, {gpu.virtualization}, {beside}.")
+            tables(gpu)
     nvml.stop()
 
 

@@ -282,6 +282,8 @@ def test_each_process_has_its_memory_or_the_driver_does_not_tell(ask: Ask) -> No
     assert ask(PROCESSES) == {}
     assert ask(PROCESSES, "processes=11:1000,12:24") == {"11": 1000.0, "12": 24.0}
     assert ask(PROCESSES, "processes=11:1000,12:-1") == {"11": 1000.0, "12": None}
+    assert ask(PROCESSES, "processes=11:0,12:24") == {"11": None, "12": 24.0}
+    assert ask(PROCESSES, "processes=11:1000,11:1000,12:24") == {"11": 1000.0, "12": 24.0}
     refused = ask(PROCESSES, "fail=nvmlDeviceGetComputeRunningProcesses_v3:4")
     assert "no permission" in refused["reason"]
 

@@ -88,15 +88,6 @@ def test_a_buffer_that_cannot_be_read_says_why(ask: Ask, scenario: str, words: s
 
 
 @pytest.mark.needs("gcc")
-def test_levels_have_the_units_of_their_names(ask: Ask) -> None:
-    code = """
-levels = GPU_UTIL_PERCENT, MEM_UTIL_PERCENT, CLOCK_SM_MHZ, CLOCK_MEM_MHZ
-tell([kept(gpus[0], level, 0)[-1].value for level in levels])
-"""
-    assert ask(code, "gpus=1;util=40") == [40.0, 20.0, 1755.0, 2619.0]
-
-
-@pytest.mark.needs("gcc")
 def test_processes_are_told_since_the_last_stamp_seen(ask: Ask) -> None:
     first, again, later = ask(
         """

@@ -31,7 +31,6 @@
  *                       SM activity is gpm_sm + 10 per MIG instance + gpm_swing * sin(2 pi t / power_period_s)
  *                       percent, and a pair of samples gives its exact mean; the other percentages
  *                       are fixed shares of it; pairs less than 100 ms apart give no number
- *   gpm_held_s=T        until T seconds after nvmlInit another program holds the counters
  *   gpm_nan=ID          this GPM metric succeeds, and is not a number
  *   buffer_ms=20        how often the driver samples power for itself (120 are kept)
  *   slow_buffer_ms=166  the same for utilization and clocks
@@ -515,6 +514,11 @@ unsigned int nvmlDeviceGetComputeRunningProcesses_v3(const device_t *device, uns
     return found > room ? INSUFFICIENT_SIZE : SUCCESS;
 }
 
+unsigned int nvmlDeviceGetComputeRunningProcesses_v2(const device_t *device, unsigned int *count, process_t *out)
+{
+    return nvmlDeviceGetComputeRunningProcesses_v3(device, count, out);
+}
+
 static void answer(const device_t *device, field_value_t *value)
 {
     char name[24];
@@ -568,22 +572,6 @@ static unsigned long long stamp_us(double t)
     return (unsigned long long)((t + offset_s) * 1e6 + number("buffer_base_us", 0));
 }
 
-static unsigned int buffered(const device_t *device, unsigned int type, double t)
-{
-    switch (type) {
-    case 0:
-        return (unsigned int)(power_w(device->index, t) * 1e3);
-    case 1:
-        return util_percent(t);
-    case 2:
-        return util_percent(t) / 2;
-    case 5:
-        return 1755;
-    default:
-        return 2619;
-    }
-}
-
 unsigned int nvmlDeviceGetSamples(const device_t *device, unsigned int type, unsigned long long last_us,
                                   unsigned int *value_type, unsigned int *count, sample_t *samples)
 {
@@ -594,20 +582,20 @@ unsigned int nvmlDeviceGetSamples(const device_t *device, unsigned int type, uns
     unsigned int code = failure(name);
     if (code)
         return code;
-    if (type > 6 || type == 3 || type == 4 || ((type == 1 || type == 2) && number("mig", 0)))
+    if (type != 0) /* power alone */
         return NOT_SUPPORTED;
     if (!samples) {
         *count = BUFFERED;
         return SUCCESS;
     }
-    double step = number(type ? "slow_buffer_ms" : "buffer_ms", type ? 166 : 20) / 1e3;
-    double newest = floor(now_s() / step);
+    double step = number("buffer_ms", 20) / 1e3;
+    double newest = floor((now_s() - number("buffer_old_s", 0)) / step);
     for (int back = BUFFERED - 1; back >= 0 && found < *count; back--) {
         double t = (newest - back) * step;
         unsigned long long at_us = stamp_us(t);
         if (at_us > last_us || (number("buffer_repeat", 0) && at_us == last_us)) {
             samples[found].timestamp_us = at_us;
-            samples[found++].value.ui = buffered(device, type, t);
+            samples[found++].value.ui = (unsigned int)(power_w(device->index, t) * 1e3);
         }
     }
     *value_type = UINT;
@@ -734,8 +722,6 @@ unsigned int nvmlGpmMetricsGet(gpm_metrics_get_t *get)
     char name[24];
     if (code)
         return code;
-    if (now_s() < start_s + number("gpm_held_s", 0))
-        return IN_USE;
     if (get->version != 1)
         return ARGUMENT_VERSION_MISMATCH;
     const gpm_sample_t *one = get->sample1, *two = get->sample2;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from telemetry.collectors.gpu_metrics import (
     COVERED_BY_GPM,
     GPM_METRICS,
     OF_INSTANCES,
+    PROCESS_MEMORY,
     PROCESS_USES,
 )
 from telemetry.collectors.gpu_processes import descends, means, namespace_why
@@ -37,6 +39,7 @@ from tests.nvml.build import VGPU, build, environment, run_with
 INSTANCE = {metric.name for metric in OF_INSTANCES} | {UP.name}
 GPM = {metric.name for metric in GPM_METRICS}
 PROCESSES = {metric.name for metric in PROCESS_USES}
+HELD = {metric.name for metric in PROCESS_MEMORY}
 PCIE = {metric.name for metric in COVERED_BY_GPM}
 SLOW = {metric.name for question in QUESTIONS if question.slow for metric in question.metrics}
 AMPERE = "architecture=7"
@@ -247,6 +250,21 @@ def test_a_function_that_the_driver_lacks_costs_only_its_own_metric(
     absent = {metric for (_, metric), reason in seen.reasons.items() if reason}
     assert absent == {"energy_j", *PCIE}
     assert "older driver" in (seen.reasons["gpu:0", "energy_j"] or "")
+
+
+@pytest.mark.needs("gcc")
+def test_a_driver_without_the_newest_list_of_processes_is_asked_for_the_one_before(
+    watch: Watch, tmp_path: Path
+) -> None:
+    newest = "nvmlDeviceGetComputeRunningProcesses_v3"
+    folder = build(tmp_path / "r535", without=[newest])
+    seen = watch("gpus=1;processes=self:3000000", folder=folder)
+    assert seen.values["gpu:0", "gpu_process_mem_bytes"][0][1] == 3_000_000
+    folder = build(tmp_path / "r450", without=[newest, newest.replace("_v3", "_v2")])
+    seen = watch("gpus=1;processes=self:3000000", folder=folder)
+    absent = {metric for (_, metric), reason in seen.reasons.items() if reason}
+    assert absent == {*HELD, *PCIE}
+    assert "older driver" in (seen.reasons["gpu:0", "gpu_processes"] or "")
 
 
 @pytest.mark.needs("gcc")
@@ -602,27 +620,22 @@ def test_a_coarse_buffer_of_power_is_absent_and_says_how_coarse(watch: Watch) ->
 @pytest.mark.needs("gcc")
 def test_a_buffer_with_stamps_of_another_clock_is_absent(watch: Watch) -> None:
     seen = watch("gpus=1;buffer_base_us=-3600000000")
-    assert "wall clock" in (seen.reasons["gpu:0", "power_buffer_w"] or "")
+    assert "3.6e+03 s old by the wall clock" in (seen.reasons["gpu:0", "power_buffer_w"] or "")
 
 
 @pytest.mark.needs("gcc")
-def test_fine_buffers_take_the_place_of_questions(watch: Watch) -> None:
-    """Utilization and clocks come from the buffers then, and their calls are not made at all."""
-    refused = "nvmlDeviceGetUtilizationRates:3"
-    seen = watch(f"gpus=1;slow_buffer_ms=50;util=40;fail={refused}", steps=10)
-    for metric, value in (("gpu_util_percent", 40), ("gpu_mem_util_percent", 20)):
-        assert seen.reasons["gpu:0", metric] is None
-        assert {v for _, v in seen.values["gpu:0", metric]} == {value}
-        assert len(seen.values["gpu:0", metric]) > 14
-    assert seen.periods["gpu:0 gpu_clock_sm_mhz"] == pytest.approx(0.05, abs=1e-5)
-    assert list(seen.reasons) == list(dict.fromkeys(seen.reasons))
+def test_a_buffer_with_stamps_since_the_boot_is_on_the_runs_clock_too(watch: Watch) -> None:
+    base_us = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.time_ns()) // 1000
+    seen = watch(f"gpus=1;buffer_base_us={base_us}", steps=12)
+    power = seen.values["gpu:0", "power_buffer_w"]
+    assert len(power) > 45
+    assert all(value == pytest.approx(_power(0, t), abs=5) for t, value in power)
 
 
 @pytest.mark.needs("gcc")
-def test_half_an_answer_in_a_buffer_leaves_the_question(watch: Watch) -> None:
-    seen = watch("gpus=1;slow_buffer_ms=50;fail=samples2:3", steps=4)
-    assert "gpu:0 gpu_util_percent" not in seen.periods
-    assert len(seen.values["gpu:0", "gpu_util_percent"]) == 4
+def test_a_buffer_that_was_not_filled_of_late_is_absent_and_says_since_when(watch: Watch) -> None:
+    seen = watch("gpus=1;buffer_old_s=30")
+    assert "the newest is 30" in (seen.reasons["gpu:0", "power_buffer_w"] or "")
 
 
 @pytest.mark.needs("gcc")
@@ -680,13 +693,27 @@ def test_the_use_of_processes_that_is_told_no_more_ends_with_all_its_series(watc
 
 
 @pytest.mark.needs("gcc")
-def test_a_pair_that_is_of_no_use_on_opening_is_taken_again(watch: Watch) -> None:
-    """Other programs that hold the counters may let go of them within the three pairs."""
-    busy = watch("gpus=1;fail=nvmlGpmMetricsGet:19", steps=2)
-    assert "another program" in (busy.reasons["gpu:0", "gpm_sm_util_percent"] or "")
-    late = watch("gpus=1;gpm_held_s=0.35", steps=8)
-    assert late.reasons["gpu:0", "gpm_sm_util_percent"] is None
-    assert _gpm_rows(late)
+@pytest.mark.parametrize("held", ["fail=nvmlGpmMetricsGet:19", "fail=nvmlGpmSampleGet:19"])
+def test_counters_that_are_held_on_opening_are_asked_for_until_they_are_let_go(
+    watch: Watch, held: str
+) -> None:
+    seen = watch(f"gpus=1;{held}", steps=20, edits={9: "fail="})
+    assert seen.reasons["gpu:0", "gpm_sm_util_percent"] is None
+    assert all("another program" in why for _, _, why in seen.ended)
+    assert {metric for _, metric, _ in seen.ended} == GPM
+    rows = _gpm_rows(seen)
+    assert rows
+    assert rows[0] in [row for rows in seen.rounds[9:] for row in rows]
+    assert {metric for _, metric in seen.values} & PCIE == PCIE, "nothing told it on opening"
+
+
+@pytest.mark.needs("gcc")
+def test_a_value_that_is_not_valid_on_a_gpu_at_rest_comes_when_it_works(watch: Watch) -> None:
+    seen = watch("gpus=1;gpm_nan=5", steps=20, edits={9: "gpm_nan=0"})
+    assert seen.reasons["gpu:0", "gpm_tensor_util_percent"] is None
+    tensor, sm = (_gpm_rows(seen, f"gpm_{name}_util_percent") for name in ("tensor", "sm"))
+    assert 0 < len(tensor) < len(sm)
+    assert [metric for _, metric, _ in seen.ended] == ["gpm_tensor_util_percent"]
 
 
 @pytest.mark.needs("gcc")
@@ -755,17 +782,25 @@ def test_the_use_of_a_process_is_the_mean_of_its_samples() -> None:
     assert means([]) == {}
 
 
+def _process(proc: Path, number: int, parent: int, leader: int | None = None) -> None:
+    (proc / str(number)).mkdir()
+    (proc / str(number) / "status").write_text(
+        f"Name:\ta) R 1 (b\nTgid:\t{leader or number}\nPid:\t{number}\nPPid:\t{parent}\n"
+    )
+
+
 def test_descent_is_read_from_proc(tmp_path: Path) -> None:
-    for pid, parent, name in ((1, 0, "init"), (10, 1, "run"), (11, 10, "a) R 1 (b"), (20, 1, "x")):
-        (tmp_path / str(pid)).mkdir()
-        (tmp_path / str(pid) / "stat").write_text(f"{pid} ({name}) S {parent} 0 0")
-    assert [descends(pid, 10, tmp_path) for pid in (10, 11, 20, 1, 99)] == [
-        True,
-        True,
-        False,
-        False,
-        None,
-    ]
+    for number, parent in ((1, 0), (10, 1), (11, 10), (20, 1)):
+        _process(tmp_path, number, parent)
+    told = {number: descends(number, 10, tmp_path) for number in (10, 11, 20, 1, 99)}
+    assert told == {10: True, 11: True, 20: False, 1: False, 99: None}
+
+
+def test_a_process_that_is_named_by_a_thread_of_it_is_known(tmp_path: Path) -> None:
+    for number, parent, leader in ((1, 0, 1), (10, 1, 10), (13, 1, 10), (14, 1, 1)):
+        _process(tmp_path, number, parent, leader)
+    assert descends(13, 10, tmp_path) is True
+    assert descends(14, 10, tmp_path) is False
 
 
 def test_a_pid_namespace_of_its_own_is_a_reason(tmp_path: Path) -> None:

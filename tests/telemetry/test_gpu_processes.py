@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from infra.nvml import Gpu
+from infra.nvml import Absent, Gpu
 from infra.nvml_buffers import Used
 from telemetry.clock import Clock
 from telemetry.collectors.gpu_losses import Losses
-from telemetry.collectors.gpu_processes import INITIAL_PID_NAMESPACE, Kin, ProcessSource
+from telemetry.collectors.gpu_processes import (
+    INITIAL_PID_NAMESPACE,
+    Kin,
+    ProcessMemorySource,
+    ProcessSource,
+)
 
 STEP_US = 166_000
 
@@ -31,9 +36,10 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """One window of a source that has been opened: what it says, by metric."""
     (tmp_path / "self/ns").mkdir(parents=True)
     (tmp_path / "self/ns/pid").symlink_to(INITIAL_PID_NAMESPACE)
-    for pid in (7, 8):
+    for pid, parent in ((7, 1), (8, 7), (9, 1), (1, 0)):
         (tmp_path / str(pid)).mkdir()
-        (tmp_path / str(pid) / "stat").write_text(f"{pid} (python) S {7 if pid > 7 else 1} 0 0")
+        told = f"Name:\tpython\nTgid:\t{pid}\nPid:\t{pid}\nPPid:\t{parent}\n"
+        (tmp_path / str(pid) / "status").write_text(told)
 
     def window(
         before: Sequence[Used], found: Sequence[Used], seconds: float, *, last: bool = False
@@ -77,3 +83,34 @@ def test_processes_that_take_turns_have_no_more_than_the_whole_gpu(ask: Ask) -> 
     assert len(told) == 4
     shared = ask([], _looks((7, 30), (8, 50)), 1.0)
     assert set(shared.values()) == {80}
+
+
+def test_of_a_gpu_that_two_kept_full_each_has_its_share(ask: Ask) -> None:
+    told = ask([], _looks((7, 90), (9, 90), (7, 90), (9, 90)), 1.0)
+    assert told["gpu_processes_sm_percent"] == 100
+    assert told["gpu_run_sm_percent"] == 50
+    told = ask([], _looks((7, 60), (9, 30)), 1.0)
+    assert (told["gpu_processes_sm_percent"], told["gpu_run_sm_percent"]) == (90, 60)
+
+
+@pytest.mark.parametrize(
+    ("driver", "held"),
+    [("570.86.15", 5.0), ("1001.1", 5.0), ("560.35.03", None), ("", None)],
+)
+def test_in_a_container_a_driver_that_lists_its_processes_alone_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str, held: float | None
+) -> None:
+    (tmp_path / "self/ns").mkdir(parents=True)
+    (tmp_path / "self/ns/pid").symlink_to("pid:[4026532999]")
+    monkeypatch.setattr("infra.nvml.process_memory_bytes", lambda gpu: {7: 5.0})
+    monkeypatch.setattr("infra.nvml.driver_version", lambda: driver or Absent(reason="unknown"))
+    source = ProcessMemorySource(
+        gpu=Gpu(index=0, uuid="GPU-0", name="H200", handle=None),
+        clock=Clock(offset_ns=0),
+        lost=Losses(told=[], ended=deque()),
+        kin=Kin(root=7, proc=tmp_path),
+    )
+    source.open()
+    told = {one.series.metric.name: one.value for one in source.sample()}
+    assert told.get("gpu_run_mem_bytes") == held
+    assert told["gpu_process_mem_bytes"] == 5.0
