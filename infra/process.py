@@ -9,9 +9,18 @@ import runpy
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+class Child(NamedTuple):
+    """A child process for good: its number is given again, with another start."""
+
+    pid: int
+    start_ticks: int
 
 
 def die_with(parent_pid: int) -> None:
@@ -24,6 +33,18 @@ def die_with(parent_pid: int) -> None:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends, so that none gets lost."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> set[Child]:
+    """The children of this process, with those that have ended and were not waited for."""
+    me, found = os.getpid(), set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+                if int(fields[1]) == me:
+                    found.add(Child(int(entry.name), int(fields[19])))
+    return found
 
 
 def tied(module: str, *arguments: str) -> list[str]:

@@ -6,9 +6,10 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from infra.process import Child, children
 from pipeline.artifact import STORE, Store
 from pipeline.hypervisor import fetch_windows
 from telemetry.finish import finish
@@ -53,15 +54,16 @@ def _end(folder: RunFolder, store: Store, note: Callable[[str], None]) -> None:
     finish(folder)
 
 
-def kill_children(parent_pid: int, spare: Iterable[int]) -> list[int]:
-    """Kill and reap what a stage left running: it has become a child of ``parent_pid``.
+def kill_children(spare: Iterable[int], before: Collection[Child] = ()) -> list[int]:
+    """Kill and reap what a stage left running: it has become a child of this process.
 
+    ``before``: the children that were there before any stage, which are none of a stage's.
     Returns those that do not end within ``MOST_WAIT_S``: a call into a driver or a disk that hangs
     holds them, and nobody can end them until it returns.
     """
-    spared = {*spare, os.getpid()}
+    spared = set(spare)
     deadline_s = time.monotonic() + MOST_WAIT_S
-    while left := [pid for pid in _children(parent_pid) if pid not in spared]:
+    while left := [one.pid for one in children().difference(before) if one.pid not in spared]:
         if time.monotonic() > deadline_s:
             return left
         for pid in left:
@@ -71,14 +73,3 @@ def kill_children(parent_pid: int, spare: Iterable[int]) -> list[int]:
                 os.waitpid(pid, os.WNOHANG)
         time.sleep(_LOOK_S)
     return []
-
-
-def _children(parent_pid: int) -> list[int]:
-    children = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[1]) == parent_pid:
-                    children.append(int(entry.name))
-    return children

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from infra.placement import find_placement
-from infra.process import adopt_orphans
+from infra.process import Child, adopt_orphans, children
 from pipeline.artifact import (
     STORE,
     Artifact,
@@ -67,6 +67,8 @@ class Run:
     _artifacts: dict[str, Artifact] = field(init=False, default_factory=dict)
     _interrupts: Interrupts = field(init=False, default_factory=Interrupts)
     _champion: Champion | None = field(init=False, default=None)
+    _before: set[Child] = field(init=False)
+    """Processes that were there before the run: a server that a script started, say."""
     _held: list[int] = field(init=False, default_factory=list)
     """What stages left behind and nothing could end."""
     _serve: str | None = field(init=False, default=None)
@@ -74,6 +76,7 @@ class Run:
 
     def execute(self) -> RunFolder:
         """Run all stages. KeyboardInterrupt comes after cleaning up; a failed stage is a status."""
+        self._before = children()
         adopt_orphans()
         self.out.mkdir(parents=True, exist_ok=True)
         self.store = Store(self.out.resolve() / STORE)
@@ -264,7 +267,7 @@ class Run:
         return manifest
 
     def _end_leftovers(self, stage: Stage, recording: Recording) -> None:
-        left = kill_children(os.getpid(), spare=[*recording.pids(), *self._held])
+        left = kill_children([*recording.pids(), *self._held], self._before)
         if left:
             self._held += left
             pids = ", ".join(map(str, left))

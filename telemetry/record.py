@@ -8,11 +8,11 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from infra.process import adopt_orphans, terminated_as_interrupted
+from infra.process import Child, adopt_orphans, children, terminated_as_interrupted
 from telemetry.runfolder import RunFolder
 from telemetry.session import Session
 from telemetry.settings import TelemetrySettings
@@ -70,8 +70,8 @@ def record_command(
 
 def _run(session: Session, name: str, command: list[str], stdout: int) -> tuple[int, bool]:
     """The command's exit code, and whether it was told to end before it did."""
-    others = _children()
-    with _blocked() as before:
+    before = children()
+    with _blocked() as mask:
         start_ns = session.clock.now_ns()
         # Not by subprocess: its signals must be as ours were before, and it stays a zombie.
         pid = os.posix_spawnp(
@@ -79,7 +79,7 @@ def _run(session: Session, name: str, command: list[str], stdout: int) -> tuple[
             command,
             os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, stdout, STDOUT)] if stdout != STDOUT else [],
-            setsigmask=before,
+            setsigmask=mask,
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
         )
         entry = session.begin(name, pid, start_ns)
@@ -90,7 +90,7 @@ def _run(session: Session, name: str, command: list[str], stdout: int) -> tuple[
     code = os.waitstatus_to_exitcode(status)
     reason = None if code == 0 else f"exit code {code}" if code > 0 else signal.Signals(-code).name
     session.keeper.stop()  # a recorder that it starts would pass for one of what was left
-    left, kept = _end_orphans({*others, *session.recording.pids()})
+    left, kept = _end_orphans(before, session.recording.pids())
     session.record["losses"] += _told(name, left, kept)
     entry |= {
         "status": "finished" if code == 0 else "failed",
@@ -144,14 +144,17 @@ def _follow(pid: int) -> bool:
     return is_cut
 
 
-def _end_orphans(spare: set[int]) -> tuple[list[resource.struct_rusage], set[int]]:
-    """Kill what came to this process since the command began.
+def _end_orphans(
+    before: set[Child], spare: Iterable[int]
+) -> tuple[list[resource.struct_rusage], set[int]]:
+    """Kill the children that came to this process since ``before``.
 
     Returns the kernel's account of each, and those that did not end in time.
     """
+    spared = set(spare)
     usages: list[resource.struct_rusage] = []
     kept: set[int] = set()
-    while left := _children() - spare - kept:
+    while left := {one.pid for one in children() - before} - spared - kept:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -189,14 +192,3 @@ def _together(usages: list[resource.struct_rusage]) -> dict[str, Any]:
         "read_bytes": sum(one.ru_inblock for one in usages) * 512,
         "write_bytes": sum(one.ru_oublock for one in usages) * 512,
     }
-
-
-def _children() -> set[int]:
-    me, children = os.getpid(), set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
-                if int(fields[1]) == me:
-                    children.add(int(entry.name))
-    return children

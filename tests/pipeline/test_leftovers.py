@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,23 +15,28 @@ import pytest
 from pipeline.artifact import STORE, Store
 from pipeline.leftovers import recover_dead_runs
 from telemetry.runfolder import REPLAYED, RunFolder
+from tests.pipeline.small import environment, latest, run_command, statuses
 from tests.telemetry.reference_runs import made_run
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT = """
 import os, subprocess, sys, time
+from infra.process import Child, children
 from pipeline import leftovers
 leftovers.MOST_WAIT_S = 0.2
+server = subprocess.Popen(["sleep", "60"])
+before = children()
 mine, spared, held = (subprocess.Popen(["sleep", "60"]) for _ in range(3))
+before.add(Child(mine.pid, 0))  # it was another's number before
 kill = os.kill
 os.kill = lambda pid, number: None if pid == held.pid else kill(pid, number)
-left = leftovers.kill_children(os.getpid(), spare=[spared.pid])
-alive = [one.pid for one in (mine, spared, held) if os.path.exists(f"/proc/{one.pid}")]
+left = leftovers.kill_children([spared.pid], before)
+alive = [one.pid for one in (server, mine, spared, held) if os.path.exists(f"/proc/{one.pid}")]
 began_s = time.monotonic()
-again = leftovers.kill_children(os.getpid(), spare=[spared.pid, *left])
+again = leftovers.kill_children([spared.pid, *left], before)
 assert time.monotonic() - began_s < 0.2, "nobody waits for it twice"
-print(left == [held.pid], alive == [spared.pid, held.pid], again)
-for one in (spared, held):
+print(left == [held.pid], alive == [server.pid, spared.pid, held.pid], again)
+for one in (server, spared, held):
     kill(one.pid, 9)
     one.wait()
 """
@@ -40,6 +48,31 @@ def test_a_process_that_cannot_be_ended_is_waited_for_once_and_named() -> None:
         [sys.executable, "-c", LEFT], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     )
     assert done.stdout.split() == ["True", "True", "[]"]
+
+
+def test_what_a_script_started_before_the_run_outlives_its_stages(tmp_path: Path) -> None:
+    """As ``mlflow server & exec stagescope run`` has it: the server is a child of the runner."""
+    raw, out = tmp_path / "raw", tmp_path / "runs"
+    raw.mkdir()
+    (raw / "readme.txt").write_text("no payments")
+    given = ("--set", "data.source=files", "--set", f"data.path={raw}")
+    script = 'sleep 600 >/dev/null 2>&1 & echo $!; exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *run_command(out, *given)],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    )
+    server = int(done.stdout.split()[0])
+    try:
+        found = statuses(latest(out))
+        assert (found["ingest"], found["processing"]) == ("finished", "failed"), done.stdout
+        assert b"sleep" in Path(f"/proc/{server}/cmdline").read_bytes(), "it lives"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
 
 
 @pytest.fixture
