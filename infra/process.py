@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+REAP_S = 30.0
+"""So long what was killed may take to end: to free its memory, say. What takes longer is held."""
 
 
 class Child(NamedTuple):

@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from infra.process import Child, children
+from infra.process import REAP_S, Child, children
 from pipeline.artifact import STORE, Store
 from pipeline.hypervisor import fetch_windows
 from telemetry.finish import finish
 from telemetry.runfolder import REPLAYED, RunFolder, is_abandoned, killed, list_runs
 
-MOST_WAIT_S = 5.0
-"""For a killed process to end: it frees its memory first, and some have much."""
 _LOOK_S = 0.002
 
 
@@ -58,11 +56,11 @@ def kill_children(spare: Iterable[int], before: Collection[Child] = ()) -> list[
     """Kill and reap what a stage left running: it has become a child of this process.
 
     ``before``: the children that were there before any stage, which are none of a stage's.
-    Returns those that do not end within ``MOST_WAIT_S``: a call into a driver or a disk that hangs
+    Returns those that do not end within ``REAP_S``: a call into a driver or a disk that hangs
     holds them, and nobody can end them until it returns.
     """
     spared = set(spare)
-    deadline_s = time.monotonic() + MOST_WAIT_S
+    deadline_s = time.monotonic() + REAP_S
     while left := [one.pid for one in children().difference(before) if one.pid not in spared]:
         if time.monotonic() > deadline_s:
             return left

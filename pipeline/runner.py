@@ -244,16 +244,17 @@ class Run:
             recording.watch(stage.name, child.pid, orphans=True)
             child.follow(partial(self.listener.stage_progress, stage.name), recording.revive)
         except BaseException:
-            if child.started:
-                child.stop()
             entry |= {"status": "interrupted", "reason": "the run was interrupted"}
+            if child.started:
+                with self._interrupts.held():  # a second Ctrl-C must not leave it half stopped
+                    child.stop()
             raise
         finally:
             entry["end_ns"] = self.clock.now_ns()
             if child.started:
                 recording.unwatch(stage.name)
                 entry |= child.reap()
-            self._end_leftovers(stage, recording)
+            self._end_leftovers(child, recording)
             for loss in child.losses:
                 self._lost(loss)
             self._save()
@@ -266,12 +267,13 @@ class Run:
         self._ended(entry)
         return manifest
 
-    def _end_leftovers(self, stage: Stage, recording: Recording) -> None:
-        left = kill_children([*recording.pids(), *self._held], self._before)
-        if left:
-            self._held += left
-            pids = ", ".join(map(str, left))
-            self._lost(f"{stage.name}: of its processes {pids} did not end: a driver or disk holds")
+    def _end_leftovers(self, child: StageProcess, recording: Recording) -> None:
+        held = [child.pid] if child.is_held else []
+        held += kill_children([*recording.pids(), *self._held, *held], self._before)
+        if held:
+            self._held += held
+            pids = ", ".join(map(str, held))
+            self._lost(f"{child.name}: of its processes {pids} did not end: a driver or disk holds")
 
     def _fetch_champion(self) -> None:
         try:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from infra.process import tied
+from infra.process import REAP_S, tied
 from pipeline.artifact import Manifest
 
 _TICK_S = 1.0
+_LOOK_S = 0.02
 _GRACE_S = 3.0
 """Time between asking a stage to end and ending it."""
 
@@ -26,10 +27,10 @@ class StageProcess:
 
     def __init__(self, name: str, order: Path, log: Path, *, without: Iterable[str] = ()) -> None:
         """``without``: variables of the environment that are none of the stage's business."""
-        self._name, self._order, self._log = name, order, log
+        self.name, self._order, self._log = name, order, log
         self._without = frozenset(without)
         self._buffer = b""
-        self.started = False
+        self.started = self.is_held = False
         self._error: str | None = None
         self._exit = 0
         self.manifest: Manifest | None = None
@@ -94,18 +95,22 @@ class StageProcess:
         return bool(chunk)
 
     def stop(self) -> None:
-        """End the process and its group: politely, then not."""
+        """End the process and its group: politely, then not. One that is held does not end."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGTERM)
-            deadline = time.monotonic() + _GRACE_S
-            while time.monotonic() < deadline and not _ended(self.pid):
-                time.sleep(0.02)
+            _await_end(self.pid, _GRACE_S)
             os.killpg(self.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        _await_end(self.pid, REAP_S)
 
     def reap(self) -> dict[str, Any]:
-        """Collect the process and return its exit code and the kernel's account of its tree."""
-        _, status, usage = os.wait4(self.pid, 0)
+        """Collect the process and return its exit code and the kernel's account of its tree.
+
+        Nothing of one that has not ended: ``is_held`` by a call into a driver or a disk.
+        """
+        ended, status, usage = os.wait4(self.pid, os.WNOHANG)
+        self.is_held = not ended
+        if self.is_held:
+            return {}
         self._exit = os.waitstatus_to_exitcode(status)
         self._process.returncode = self._exit
         return {
@@ -129,8 +134,13 @@ class StageProcess:
         return f"ended with exit code {self._exit} (log: {self._log})"
 
 
-def _ended(pid: int) -> bool:
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+def _await_end(pid: int, most_s: float) -> None:
+    """Wait until a child has ended (it stays a zombie), but not for longer."""
+    deadline_s = time.monotonic() + most_s
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > deadline_s:
+            return
+        time.sleep(_LOOK_S)
 
 
 class Interrupts:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from infra.process import Child, adopt_orphans, children, terminated_as_interrupted
+from infra.process import REAP_S, Child, adopt_orphans, children, terminated_as_interrupted
 from telemetry.runfolder import RunFolder
 from telemetry.session import Session
 from telemetry.settings import TelemetrySettings
@@ -22,8 +22,6 @@ _AWAITED = FORWARDED | {signal.SIGCHLD}
 STDOUT = 1
 _CHECK_S = 1.0
 _LOOK_S = 0.01
-_REAP_S = 30.0
-"""So long what was killed may take to end: to free its memory, say."""
 _SI_KERNEL = 0x80
 """si_code of a signal that the terminal sent, to every process in it (asm-generic/siginfo.h)."""
 
@@ -158,7 +156,7 @@ def _end_orphans(
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        deadline_s = time.monotonic() + _REAP_S
+        deadline_s = time.monotonic() + REAP_S
         for pid in left:
             with contextlib.suppress(ChildProcessError):
                 usage = _reaped(pid, deadline_s)

@@ -16,14 +16,16 @@ from pipeline.artifact import STORE, Store
 from pipeline.leftovers import recover_dead_runs
 from telemetry.runfolder import REPLAYED, RunFolder
 from tests.pipeline.small import environment, latest, run_command, statuses
+from tests.pipeline.test_kill import PATIENCE_S, pid_of_stage, wait_for
 from tests.telemetry.reference_runs import made_run
+from tests.telemetry.test_lost_recorder import kept_from_its_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT = """
 import os, subprocess, sys, time
 from infra.process import Child, children
 from pipeline import leftovers
-leftovers.MOST_WAIT_S = 0.2
+leftovers.REAP_S = 0.2
 server = subprocess.Popen(["sleep", "60"])
 before = children()
 mine, spared, held = (subprocess.Popen(["sleep", "60"]) for _ in range(3))
@@ -73,6 +75,41 @@ def test_what_a_script_started_before_the_run_outlives_its_stages(tmp_path: Path
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(server, signal.SIGKILL)
+
+
+IMPATIENT = """
+from infra import process
+process.REAP_S = 0.5
+from pipeline.cli import main
+main()
+"""
+
+
+def test_an_interrupted_run_ends_though_its_stage_is_held(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT, *run_command(out)[3:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    )
+    try:
+        stage = wait_for(out, process, pid_of_stage("ingest"))
+        os.kill(stage, signal.SIGSTOP)  # so that it does not end before it is held
+        with kept_from_its_parent(stage):
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+    record = latest(out)
+    assert process.returncode == 130, said
+    assert (record["status"], statuses(record)) == ("interrupted", {"ingest": "interrupted"})
+    assert (
+        f"ingest: of its processes {stage} did not end: a driver or disk holds" in record["losses"]
+    )
+    assert RunFolder(out / "latest").profile_json.is_file()
 
 
 @pytest.fixture

@@ -360,7 +360,7 @@ def test_another_goes_on_beside_one_that_cannot_be_ended(
 def test_what_a_command_left_and_cannot_be_ended_is_left_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(record, "_REAP_S", 0.5)
+    monkeypatch.setattr(record, "REAP_S", 0.5)
     held, usual = (subprocess.Popen(["sleep", "600"]) for _ in range(2))
     try:
         with kept_from_its_parent(held.pid):
