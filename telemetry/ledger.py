@@ -93,7 +93,7 @@ def _processes(books: Books, run: Mapping[str, Any]) -> Entry:
     """
     name = "CPU of all processes"
     bounds = books.bounds("processes", TREE[0])
-    cpus = books.last("machine", "cpu_count") or _cpus_of(run)
+    cpus = _cpus(books, run, bounds)
     if bounds is None or not cpus:
         what = "the processes were not sampled" if bounds is None else _NO_CPUS
         return missing(name, "s", what)
@@ -105,7 +105,7 @@ def _processes(books: Books, run: Mapping[str, Any]) -> Entry:
     time_s = cpus * (bounds[1] - bounds[0]) / _NS
     witnesses = {
         "sum over processes": processes,
-        f"{cpus:.0f} CPUs × time - idle, iowait, {stolen}interrupts of /proc/stat{unseen}": (
+        f"{cpus:.4g} CPUs × time - idle, iowait, {stolen}interrupts of /proc/stat{unseen}": (
             None if otherwise is None else time_s - otherwise
         ),
     }
@@ -133,7 +133,7 @@ def _machine(books: Books, run: Mapping[str, Any]) -> Entry:
     """All modes of /proc/stat against the CPUs and the recorder's clock: nothing is left out."""
     name = "CPU time of the machine"
     bounds = books.bounds("machine", BUSY[0])
-    cpus = books.last("machine", "cpu_count") or _cpus_of(run)
+    cpus = _cpus(books, run, bounds)
     if bounds is None or not cpus:
         what = "the machine was not sampled" if bounds is None else _NO_CPUS
         return missing(name, "s", what)
@@ -141,7 +141,7 @@ def _machine(books: Books, run: Mapping[str, Any]) -> Entry:
     modes = {mode: books.grew("machine", [mode], *bounds) for mode in (*BUSY, *not_busy)}
     witnesses = {
         f"all modes of /proc/stat{unseen}": all_of(modes.values()),
-        f"{cpus:.0f} CPUs × time": cpus * (bounds[1] - bounds[0]) / _NS,
+        f"{cpus:.4g} CPUs × time": cpus * (bounds[1] - bounds[0]) / _NS,
     }
     return entry(name, "s", modes, witnesses, floor=CPU_FLOOR_S)
 
@@ -156,7 +156,11 @@ def _not_busy(books: Books) -> tuple[tuple[str, ...], str, str]:
     return NOT_BUSY, "steal, ", ""
 
 
-def _cpus_of(run: Mapping[str, Any]) -> float | None:
+def _cpus(books: Books, run: Mapping[str, Any], bounds: tuple[int, int] | None) -> float | None:
+    """CPUs in the mean of that time: a VM may get more, or lose some, while it runs."""
+    mean = books.mean("machine", "cpu_count", *bounds) if bounds else None
+    if mean is not None:
+        return mean
     cpu = (run.get("environment") or {}).get("cpu")
     return cpu.get("count") if isinstance(cpu, Mapping) else None
 

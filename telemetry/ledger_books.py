@@ -129,9 +129,11 @@ class Books:
         )
         return next(unit for unit in units if unit)
 
-    def last(self, entity: str, metric: str) -> float | None:
+    def mean(self, entity: str, metric: str, start_ns: int, end_ns: int) -> float | None:
+        """The mean level in the time that is known of it; None where nothing is."""
         known = self._series(entity, metric)
-        return float(known[0].values[-1]) if known else None
+        part = share(known[1], start_ns, end_ns) if known else None
+        return part.mean if part else None
 
     def covered(self, entity: str, metric: str, start_ns: int, end_ns: int) -> float:
         part = share(self._known(entity, metric)[1], start_ns, end_ns)

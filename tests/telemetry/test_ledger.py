@@ -278,6 +278,26 @@ def test_accounts_close_without_a_steal_that_is_not_measured() -> None:
         assert "cpu_steal_seconds" not in one["parts"]
 
 
+def test_accounts_close_where_a_vm_gets_another_cpu_while_it_runs() -> None:
+    """Two for 20 s, then three, of which the third is idle."""
+    series = machine()
+    count = make_metric("cpu_count", "gauge", "1")
+    series["machine", count] = [(ts, None, 2.0 if ts <= START + 20 * S else 3.0)
+                                for ts, _, _ in line(1.0)]  # fmt: skip
+    idle = next(key for key in series if key[1].name == "cpu_idle_seconds")
+    series[idle] = [(ts, None, value + max(0, ts - START - 20 * S) / S)
+                    for ts, _, value in series[idle]]  # fmt: skip
+    grown = make_samples(series, period_s=1.0)
+    entries = {one["name"]: one for one in close_ledger(grown, SPANS, run())}
+    for name in ("CPU of all processes", "CPU time of the machine"):
+        one = entries[name]
+        assert (one["closes"], one["reason"]) == (True, None), one
+        assert any("2.5 CPUs × time" in label for label in one["witnesses"])
+    assert list(entries["CPU time of the machine"]["witnesses"].values()) == pytest.approx(
+        [100.0, 100.0]
+    )
+
+
 def test_a_run_without_samples_or_stages_has_a_ledger_that_says_so() -> None:
     entries = close_ledger(SampleSet.empty(), SPANS, run())
     assert all(
