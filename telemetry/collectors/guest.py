@@ -8,8 +8,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from telemetry.clock import Clock
@@ -17,6 +18,7 @@ from telemetry.collectors import guest_metrics as metrics
 from telemetry.collectors.cpu_speed import cpu_loop_us
 from telemetry.collectors.forest import Forest, Look, TreeState
 from telemetry.collectors.machine import MACHINE, Machine, Source, open_machine
+from telemetry.collectors.newcomers import Newcomers
 from telemetry.collectors.quota import QuotaAccount
 from telemetry.samples import Metric, Sample, Samples, Series, samples_at
 
@@ -46,7 +48,8 @@ class GuestCollector:
     """Samples /proc at ``period_s``; process trees come and go by ``watch`` and ``unwatch``.
 
     ``folder``: the use of its file system is sampled, because that is where a run's outputs go.
-    ``losses``: what could not be read after opening. Safe for several threads.
+    ``losses``: what could not be read after opening; ``found``: series of what came since. Safe
+    for several threads.
     """
 
     clock: Clock
@@ -56,6 +59,7 @@ class GuestCollector:
     sys: Path = Path("/sys")
     name: str = field(default="guest", init=False)
     losses: list[str] = field(default_factory=list, init=False)
+    found: deque[Series] = field(default_factory=deque, init=False)
 
     def open(self) -> Sequence[Series]:
         """Open the files of the kernel and keep them; what is missing is absent with a reason.
@@ -64,6 +68,7 @@ class GuestCollector:
         """
         self._lock = threading.Lock()
         self._machine: Machine = open_machine(self.proc, self.sys)
+        self._newcomers = Newcomers(self._machine, self.proc, self.sys)
         self._forest = Forest(str(self.proc))
         self._trees: dict[str, tuple[Series, ...]] = {}
         self._plain: set[str] = set()  # trees of which everything can be read
@@ -189,13 +194,27 @@ class GuestCollector:
             self._read_looks.append((machine, self.clock.now_ns(), trees))
             return []
         self._settle_looks()
-        self._rows += _rows(self._read((*self._machine.fast, *self._machine.slow)))
+        read = self._read((*self._machine.fast, *self._machine.slow))
+        self._rows += _rows(read)
+        self._meet_newcomers({source.path: data for source, _, data in read})
         # At whole seconds of the monotonic clock, as writing is: so looks are settled only once.
         whole_s = math.floor((now_s + self.period_s / 2) / SLOW_S) * SLOW_S
         self._slow_at_s = whole_s + SLOW_S - self.period_s / 2
         self._rows += self._constant()
         self._rows += self._look(whole=False)
         return self._settled()
+
+    def _meet_newcomers(self, said: Mapping[str, bytes]) -> None:
+        """Sample disks that are new from now on. Interfaces are not: the sum over them is fixed."""
+        if disks := self._newcomers.disks(said):
+            source = self._newcomers.source(disks)
+            self._machine = replace(self._machine, fast=(*self._machine.fast, source))
+            self.found += source.series  # known before the first sample of it is
+        for name in self._newcomers.interfaces(said):
+            at = datetime.fromtimestamp(self.clock.now_ns() / 1e9, UTC).isoformat(
+                timespec="seconds"
+            )
+            self._lose(f"net:{name} came into use at {at}: it is not sampled, nor in machine's sum")
 
     def _settle_looks(self) -> None:
         """Parse and account for the looks that were only read, in their order."""

@@ -6,12 +6,21 @@ Every file is opened once and stays open; what is not there is decided then, wit
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from telemetry.collectors import guest_metrics as metrics
 from telemetry.collectors.cgroups import cgroup_folders
+from telemetry.collectors.devices import (
+    Parser,
+    Values,
+    counted_once,
+    is_disk,
+    is_up,
+    rows_of,
+    series_of,
+)
 from telemetry.collectors.procfs import (
     parse_cpu_ticks,
     parse_diskstats,
@@ -24,19 +33,14 @@ from telemetry.collectors.procfs import (
 from telemetry.samples import Metric, Sample, Series, samples_at
 
 MACHINE = "machine"
-_NOT_DISKS = ("loop", "ram", "zram", "sr", "fd")
 _CHUNK_BYTES = 1 << 16
 _ONE_READ_BYTES = 2048
 """A file that is longer can have more than one read gave (the kernel's buffer begins at 4 KiB)."""
 _CPU_LINE_BYTES = 512
 _SI = 1e6
 _NO_TRAFFIC = (0, 0, 0, 0)
-_IFF_UP = 1  # linux/if.h
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _VMWARE = b"VMware"  # how the DMI vendor of its VMs begins
-
-Values = Sequence[float | None]
-Parser = Callable[[bytes], Values]
 
 
 @dataclass(kw_only=True)
@@ -269,7 +273,7 @@ def _open_pressure(found: _Found, path: Path, resource: str) -> None:
 
 def _open_disks(found: _Found, path: Path, sys: Path) -> None:
     try:
-        names = [name for name in parse_diskstats(path.read_bytes()) if _is_disk(name, sys)]
+        names = [name for name in parse_diskstats(path.read_bytes()) if is_disk(name, sys)]
     except OSError:
         names = []
     if not names:
@@ -278,30 +282,18 @@ def _open_disks(found: _Found, path: Path, sys: Path) -> None:
             f"{path} shows no whole disk",
         )
         return
-    found.try_open(path, _each("disk", names, metrics.DISK), _rows_of(parse_diskstats, names, 7))
-
-
-def _is_disk(name: str, sys: Path) -> bool:
-    """Whether it is a whole disk: what is stacked on disks, or part of one, would count twice."""
-    block = sys / "block" / name.replace("/", "!")
-    slaves = block / "slaves"
-    return (
-        not name.startswith(_NOT_DISKS)
-        and block.is_dir()
-        and not (slaves.is_dir() and any(slaves.iterdir()))
-        and int((block / "size").read_text()) > 0
-    )
+    found.try_open(path, series_of("disk", names, metrics.DISK), rows_of(parse_diskstats, names, 7))
 
 
 def _open_interfaces(found: _Found, path: Path, sys: Path) -> None:
     try:
         names = [name for name, row in parse_net_dev(path.read_bytes()).items()
-                 if any(row) or _is_up(name, sys)]  # fmt: skip
+                 if any(row) or is_up(name, sys)]  # fmt: skip
     except OSError:
         names = []
-    added = _counted_once(names, sys)
-    every = _rows_of(parse_net_dev, names, 4)
-    series = list(_each("net", names, metrics.NET))
+    added = counted_once(names, sys)
+    every = rows_of(parse_net_dev, names, 4)
+    series = list(series_of("net", names, metrics.NET))
     if not added:
         found.lack(
             [(MACHINE, metric) for metric in metrics.NET.values()],
@@ -320,51 +312,6 @@ def _open_interfaces(found: _Found, path: Path, sys: Path) -> None:
 
     series += [(MACHINE, metric) for metric in metrics.NET.values()]
     found.try_open(path, series, with_sum)
-
-
-def _counted_once(names: Sequence[str], sys: Path) -> list[str]:
-    """The interfaces whose bytes add up: with hardware, and of a virtual card and the real one
-    behind it the virtual one; without any (in a container) no bridge, nothing on one, no VLAN."""
-    known = {name: sys / "class/net" / name for name in names if name != "lo"}
-    masters = {name: (path / "master").resolve().name for name, path in known.items()
-               if (path / "master").exists()}  # fmt: skip
-    hardware = [name for name, path in known.items() if (path / "device").exists()]
-    own = [
-        name
-        for name, path in known.items()
-        if name not in masters and not (path / "bridge").exists() and not any(path.glob("lower_*"))
-    ]
-    return [one for one in hardware if masters.get(one) not in hardware] or own or list(known)
-
-
-def _is_up(name: str, sys: Path) -> bool:
-    """Whether an interface is in use; where that cannot be told, it may be."""
-    try:
-        return bool(int((sys / "class/net" / name / "flags").read_text(), 16) & _IFF_UP)
-    except (OSError, ValueError):
-        return True
-
-
-def _each(
-    kind: str, names: Iterable[str], table: Mapping[str, Metric]
-) -> Iterator[tuple[str, Metric]]:
-    return ((f"{kind}:{name}", metric) for name in names for metric in table.values())
-
-
-def _rows_of(
-    parse: Callable[[bytes, Collection[str]], Mapping[str, Sequence[float]]],
-    names: Sequence[str],
-    width: int,
-) -> Parser:
-    """The rows of these names one after another; those of a device that was unplugged are None."""
-
-    missing = (None,) * width
-
-    def rows(data: bytes) -> Values:
-        parsed = parse(data, names)
-        return [value for name in names for value in parsed.get(name, missing)]
-
-    return rows
 
 
 def _open_cgroup(found: _Found, proc: Path) -> None:

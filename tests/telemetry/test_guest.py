@@ -17,8 +17,9 @@ import pytest
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.collectors import guest_metrics, procfs
 from telemetry.collectors.cgroups import cgroup_folders
+from telemetry.collectors.devices import counted_once
 from telemetry.collectors.guest import GuestCollector
-from telemetry.collectors.machine import _counted_once, open_machine
+from telemetry.collectors.machine import open_machine
 from telemetry.samples import Samples
 
 STAT = b"""cpu  347990 949 31626 264867 1428 3 410 658 17 4
@@ -431,7 +432,7 @@ def test_a_virtual_card_and_the_real_one_behind_it_are_one(tmp_path: Path) -> No
     """Hyper-V: the function of the card passed through is a slave of the synthetic one."""
     sys_ = made(tmp_path / "sys", {f"class/net/{name}/device/x": b"" for name in ("eth0", "vf0")})
     (sys_ / "class/net/vf0/master").symlink_to(sys_ / "class/net/eth0")
-    assert _counted_once(["eth0", "lo", "vf0"], sys_) == ["eth0"]
+    assert counted_once(["eth0", "lo", "vf0"], sys_) == ["eth0"]
 
 
 def test_every_metric_is_in_the_table_once() -> None:
