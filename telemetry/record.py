@@ -41,8 +41,8 @@ def record_command(
     by one to end, or the terminal told both, the run is ``interrupted``, whatever the command made
     of it. ``stdout``: the descriptor that the command writes its output to. What it leaves running
     is killed. A disk that fills up costs the profile, not the command's exit code. ``say`` is told
-    what the end waits for. To be called in the main thread. Raises FileNotFoundError if there is
-    no such command, before anything is made.
+    what the end waits for, and what is lost. To be called in the main thread. Raises
+    FileNotFoundError if there is no such command, before anything is made.
     """
     if not command or shutil.which(command[0]) is None:
         named = repr(command[0]) if command else "given"
@@ -51,18 +51,12 @@ def record_command(
     session = Session(name, out, settings, say=say)
     session.open()
     status = "failed"
-    code: int | None = None
     try:
         code, is_cut = _run(session, name, command, stdout)
         status = "interrupted" if is_cut else "finished" if code == 0 else "failed"
     finally:
-        try:
-            with terminated_as_interrupted():
-                session.close(status)
-        except OSError as error:
-            if code is None:
-                raise
-            say(f"lost: the profile could not be written: {error}")  # the command's end stands
+        with terminated_as_interrupted():
+            session.close(status)
     return session.folder, code
 
 
@@ -82,8 +76,7 @@ def _run(session: Session, name: str, command: list[str], stdout: int) -> tuple[
         )
         entry = session.begin(name, pid, start_ns)
         is_cut = _follow(pid)
-    with contextlib.suppress(OSError):  # a full disk: the record is written again at the close
-        session.end(entry)
+    session.end(entry)
     _, status, usage = os.wait4(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     reason = None if code == 0 else f"exit code {code}" if code > 0 else signal.Signals(-code).name

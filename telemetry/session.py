@@ -7,6 +7,8 @@ import itertools
 import os
 import platform
 import resource
+import shlex
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar, Token
 from pathlib import Path
@@ -40,7 +42,10 @@ def new_record(run_id: str, name: str, clock: Clock, **more: Any) -> dict[str, A
 
 
 class Session:
-    """A run in the making. ``with Session(...) as run: with run.span("train"): ...``"""
+    """A run in the making. ``with Session(...) as run: with run.span("train"): ...``
+
+    Once it is open, a disk that is full, or gone, costs the profile and not the work.
+    """
 
     def __init__(
         self,
@@ -48,9 +53,9 @@ class Session:
         out: Path | str = "runs",
         settings: TelemetrySettings | None = None,
         *,
-        say: Callable[[str], None] = lambda sentence: None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
-        """``say`` is told what the end waits for."""
+        """``say`` is told what the end waits for and what is lost; without it that is a warning."""
         _check(name)
         self._name, self._out, self._say = name, Path(out), say
         self._settings = settings or TelemetrySettings()
@@ -74,9 +79,10 @@ class Session:
         self.keeper.start()
 
     def close(self, status: str = "finished") -> None:
-        """End the recorder, fetch vCenter's last windows, then write profile and report."""
-        from telemetry.finish import finish
+        """End the recorder, fetch vCenter's last windows, then write profile and report.
 
+        What goes wrong with these is a loss, and nothing that the work is to suffer from.
+        """
         if not self._is_owner():
             return
         self.keeper.stop()
@@ -84,16 +90,50 @@ class Session:
         self.record["losses"] += self.recording.losses
         self.record |= {"status": status, "ended_ns": self.clock.now_ns()}
         self.record["clock"]["offset_end_ns"] = measure_offset_ns()
+        try:
+            self._derive()
+        except Exception as error:  # noqa: BLE001 - the boundary of all that is derived
+            self._lose(error)
+            with contextlib.suppress(OSError):
+                self.folder.write(self.record)
+        finally:
+            os.close(self._held)
+
+    def _derive(self) -> None:
+        from telemetry.finish import finish
+
         self.folder.write(self.record)
         if self._settings.vcenter is not None:
             from telemetry.backfill import backfill
 
             vcenter = self._settings.vcenter
-            losses = backfill(self.folder, vcenter, self.clock, say=self._say)
+            say = self._say or (lambda sentence: None)
+            losses = backfill(self.folder, vcenter, self.clock, say=say)
             self.record["losses"] = list(dict.fromkeys([*self.record["losses"], *losses]))
             self.folder.write(self.record)
         finish(self.folder)
-        os.close(self._held)
+
+    def _save(self) -> None:
+        try:
+            self.folder.write(self.record)
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        """Note, and say once, that record or profile could not be written."""
+        reason = error.strerror if isinstance(error, OSError) else None
+        why = reason or f"{type(error).__name__}: {error}"
+        loss = f"record or profile could not be written: {why}"
+        if loss in self.record["losses"]:
+            return
+        self.record["losses"].append(loss)
+        first = "once there is room, " if isinstance(error, OSError) else ""
+        again = f"`stagescope report {shlex.quote(str(self.folder.path))}`"
+        told = f"{loss}; {first}{again} makes a profile of what is there"
+        if self._say is None:
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
+        else:
+            self._say(f"lost: {told}")
 
     def begin(
         self, stage: str, pid: int, start_ns: int | None = None, *, whole: bool = True
@@ -116,7 +156,7 @@ class Session:
             "reason": None,
         }
         self.record["stages"].append(entry)
-        self.folder.write(self.record)
+        self._save()
         self.recording.watch(entry["name"], pid, from_start=whole, orphans=whole)
         return entry
 
@@ -130,7 +170,7 @@ class Session:
         entry["end_ns"] = self.clock.now_ns()
         self.recording.unwatch(entry["name"])
         entry |= fields
-        self.folder.write(self.record)
+        self._save()
 
     @contextlib.contextmanager
     def span(self, stage: str) -> Iterator[Handle]:
