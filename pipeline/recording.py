@@ -52,8 +52,11 @@ def record_stage(
     if tracking is not None:
         more["recipe"] = {"tracking": tracking.model_dump(mode="json")}
     if more:
-        folder.write({**folder.read(), **more})
-        finish(folder)  # profile and report are of the record as it stands
+        try:
+            folder.write({**folder.read(), **more})
+            finish(folder)  # profile and report are of the record as it stands
+        except OSError as error:
+            note(f"lost: server and thresholds are not in the record: {error.strerror}")
     if tracking is not None:
         try:
             Tracking(tracking, out.resolve() / STORE).sync(folder)

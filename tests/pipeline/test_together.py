@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 from telemetry.runfolder import list_runs
@@ -73,4 +74,41 @@ def test_a_full_disk_costs_a_recording_its_profile_and_not_the_commands_code(
     said = done.stdout + done.stderr
     assert done.returncode == 7, said
     assert "No space left on device" in said
+    assert "Traceback" not in said
+
+
+FULL_AFTERWARDS = """
+import sys
+from pathlib import Path
+from pipeline import recording
+from pipeline.cli import main
+record = recording.record_command
+
+def record_and_fill(name, command, out, *more, **named):
+    done = record(name, command, out, *more, **named)
+    with (out.parent / "filler").open("ab", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return done
+
+recording.record_command = record_and_fill
+main()
+"""
+
+
+def test_a_disk_that_is_full_when_the_profile_is_sent_costs_nothing_of_the_commands(
+    tmp_path: Path,
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    away = ("--set", "tracking.uri=http://127.0.0.1:1", "--set", "tracking.timeout_s=1")
+    words = command(
+        "record", "--name", "x", "--out", str(disk / "runs"), *away, "--", "sh", "-c", "exit 7"
+    )
+    done = on_a_small_disk(disk, "8m", [sys.executable, "-c", FULL_AFTERWARDS, *words[3:]])
+    said = done.stdout + done.stderr
+    assert done.returncode == 7, said
+    assert "lost: server and thresholds are not in the record: No space left on device" in said
     assert "Traceback" not in said
