@@ -30,12 +30,15 @@ from pipeline.recipe import Recipe, telemetry_settings
 from pipeline.stage import Stage
 from pipeline.stage_process import Interrupts, StageProcess
 from pipeline.stages import build_stages
-from pipeline.tracking import Champion, Tracking, TrackingAway
+from pipeline.succession import Succession
+from pipeline.tracking import Tracking, TrackingAway
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.finish import finish
 from telemetry.recording import Recording
 from telemetry.runfolder import RunFolder, new_run_id, point_latest_at
 from telemetry.session import new_record
+
+_UNSENT = "tracking away, send later with stagescope sync"
 
 
 class Listener(Protocol):
@@ -66,7 +69,7 @@ class Run:
     clock: Clock = field(init=False)
     _artifacts: dict[str, Artifact] = field(init=False, default_factory=dict)
     _interrupts: Interrupts = field(init=False, default_factory=Interrupts)
-    _champion: Champion | None = field(init=False, default=None)
+    _succession: Succession = field(init=False)
     _before: set[Child] = field(init=False)
     """Processes that were there before the run: a server that a script started, say."""
     _held: list[int] = field(init=False, default_factory=list)
@@ -81,6 +84,9 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         self.store = Store(self.out.resolve() / STORE)
         self.tracking = Tracking(self.recipe.tracking, self.store.root)
+        self._succession = Succession(
+            tracking=self.tracking, lost=self._lost, note=self.listener.note
+        )
         recover_dead_runs(self.out, self.store, self.listener.note)
         run_id = new_run_id()
         with self.store.locked(f"run-{run_id}"):
@@ -142,7 +148,7 @@ class Run:
 
     def _stage(self, stage: Stage, recording: Recording) -> None:
         if stage.name == "validation":
-            self._fetch_champion()
+            self._know(self._succession.fetch())
         if stage.name == "serving" and self._serve is not None:
             self._note_stage(stage, status="skipped", reason=self._serve)
             return
@@ -179,7 +185,8 @@ class Run:
         """
         champion, candidate = self._artifacts.get("champion"), self._artifacts.get("model")
         if known_verdict and stage.name == "validation" and champion and candidate:
-            compared = self._champion.compared_with if self._champion else ""
+            known = self._succession.champion
+            compared = known.compared_with if known else ""
             if champion.digest == candidate.digest and compared:
                 inputs = {name: one for name, one in inputs.items() if name != "champion"}
                 if compared != "none":
@@ -275,41 +282,30 @@ class Run:
             pids = ", ".join(map(str, held))
             self._lost(f"{child.name}: of its processes {pids} did not end: a driver or disk holds")
 
-    def _fetch_champion(self) -> None:
-        try:
-            self._champion = self.tracking.champion()
-        except TrackingAway as away:
-            self._lost(f"model registry away, so no promotion: {away}")
-        if self._champion is not None:
-            self._artifacts["champion"] = self._champion.artifact
+    def _know(self, champion: Artifact | None) -> None:
+        if champion is not None:
+            self._artifacts["champion"] = champion
 
     def _act_on_verdict(self, validation: Manifest) -> None:
         """Register and promote, or say why serving has nothing to serve. The runner alone does."""
         verdict = json.loads((validation.artifacts["verdict"].path / "verdict.json").read_text())
-        candidate, champion = self._artifacts["model"], self._champion
-        if champion is not None and champion.artifact.digest == candidate.digest:
-            return
-        if verdict["promote"]:
-            try:
-                promoted = self.tracking.promote(
-                    self.folder,
-                    candidate,
-                    compared_with=None if champion is None else champion.artifact.digest,
-                )
-                self._artifacts["champion"] = promoted.artifact
-                self.listener.note(f"{promoted.name} version {promoted.version} is the champion")
-                return
-            except TrackingAway as away:
-                self._lost(f"model registry away, so no promotion: {away}")
-        if "champion" not in self._artifacts:
-            reasons = "; ".join(verdict["reasons"])
-            self._serve = f"there is no champion to serve (gate: {reasons})"
+        self._serve = self._succession.decide(self.folder, self._artifacts["model"], verdict)
+        self._know(self._succession.artifact)
 
     def _send(self) -> None:
         try:
             self.tracking.sync(self.folder)
         except TrackingAway as away:
-            self._lost(f"tracking away, send later with stagescope sync: {away}")
+            self._lost(f"{_UNSENT}: {away}")
+
+    def _send_what_was_not(self) -> None:
+        """Ask a tracking server that was away once more: what it has by now is not lost."""
+        others = [loss for loss in self.record["losses"] if not loss.startswith(_UNSENT)]
+        if others != self.record["losses"]:
+            self.record["losses"] = others
+            self.tracking.retry()
+            self._send()
+            self._save()
 
     def _lost(self, sentence: str) -> None:
         if sentence not in self.record["losses"]:
@@ -349,6 +345,8 @@ class Run:
         self._save()
         fetch_windows(self.folder, self.listener.note, wait=status != "interrupted")
         self.record = self.folder.read()
+        if status != "interrupted":  # somebody waits for its end
+            self._send_what_was_not()
         finish(self.folder)
         told = list(self.record["losses"])
         self._send()

@@ -49,7 +49,7 @@ class Champion:
 
 
 class Tracking:
-    """A connection that is opened at the first use and given up for the run once it fails."""
+    """A connection that is opened at the first use and, once it fails, given up until ``retry``."""
 
     def __init__(self, settings: TrackingSettings, store: Path) -> None:
         self._settings = settings
@@ -111,7 +111,7 @@ class Tracking:
             return self._sender(client, folder).send()
 
     def retry(self) -> None:
-        """Forget that the server was away."""
+        """Forget that the server was away: the next call asks it again, and waits for it again."""
         self._away = None
 
     def _sender(self, client: Any, folder: RunFolder) -> Sender:
