@@ -8,7 +8,8 @@ overlap, and a stretch belongs to a span by the share of it that lies in there:
   last period of it has;
 - window: the stretch that the source chose has its mean; what an earlier one covers is its own.
   Where in a window something happened is not known: one that crosses the span's edge covers for
-  the share of it that lies inside, and a span shorter than a window has no figures.
+  the share of it that lies inside, and a span shorter than a window has no figures. A mean over
+  requests counts by the requests in there, not by the time.
 
 ``docs/profile.md`` says the same to readers of a profile.
 """
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from telemetry.derived import derived_series, sound
+from telemetry.latency import with_requests
 from telemetry.profile import Profile, Row
 from telemetry.runfolder import Span
 from telemetry.samples import Metric
@@ -35,6 +37,9 @@ Bools = npt.NDArray[np.bool_]
 GAP_PERIODS = 2.5
 """Two samples further apart than this many periods have a gap between them."""
 _NS = 1_000_000_000
+_OF_REQUEST = 1_000_000
+"""Requests/s × ns are 10⁹ to a request: more than an integer holds of a busy day. A thousandth of
+one is fine enough."""
 MOMENT_NS = 500_000_000
 """Within it a stage's processes are found by the recorder, which begins to look at them at once."""
 MANY_WINDOWS = 5
@@ -60,7 +65,8 @@ class Stretches:
     by, sampled every ``period_ns``. In a ``gap`` the recorder was away. Stretches below
     ``short_ns`` have no rate of their own, and rates of what moves in steps are taken over
     ``moves_ns``. ``from_zero``: its first sample is 0, and the first stretch begins there.
-    Of ``windows`` only the mean is known, and nothing of what happened within one.
+    Of ``windows`` only the mean is known, and nothing of what happened within one. With
+    ``requests_per_s`` a level is the mean over so many requests.
     """
 
     start_ns: Ints
@@ -73,6 +79,7 @@ class Stretches:
     short_ns: float = 0.0
     moves_ns: float = 0.0
     windows: bool = False
+    requests_per_s: Floats | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +89,8 @@ class Share:
     ``total``: what a counter grew by, else level × s. ``known_ns``: the time that ``total`` and
     ``mean`` stand for. ``covered_ns``: the same without gaps that reach over the span's edge; of a
     window over the edge only the share that lies within. ``window_ns``: what half of the known
-    time lies in windows of at most, 0 for other kinds. ``levels`` and ``weights_ns``: the
-    distribution.
+    time lies in windows of at most, 0 for other kinds. ``levels`` and ``weights``: the
+    distribution, by ns or by thousandths of a request.
     """
 
     total: float
@@ -92,7 +99,7 @@ class Share:
     covered_ns: float
     window_ns: int
     levels: Floats
-    weights_ns: Ints
+    weights: Ints
 
 
 def correlate(samples: SampleSet, spans: Sequence[Span]) -> Profile:
@@ -143,7 +150,7 @@ def every_series(samples: SampleSet) -> Iterator[tuple[str, Metric, Points, floa
         yield (
             entity,
             samples.metrics[name],
-            index.points(entity, name),
+            with_requests(index, entity, name),
             samples.period_s(entity, name),
         )
     yield from derived_series(index, samples)
@@ -192,19 +199,21 @@ def _differences(ts: Ints, values: Floats, away: Bools, short_ns: float) -> Stre
 
 
 def _windows(points: Points, period_ns: int) -> Stretches:
-    kept = np.isfinite(points.values)
-    end, start, values = points.ts_ns[kept], points.start_ns[kept], points.values[kept]
-    start = np.where(start > 0, start, end - period_ns)
-    order = np.lexsort((-values, start, end))
-    end, start, values = end[order], start[order], values[order]
+    order = np.flatnonzero(np.isfinite(points.values))
+    start = np.where(points.start_ns > 0, points.start_ns, points.ts_ns - period_ns)
+    order = order[np.lexsort((-points.values[order], start[order], points.ts_ns[order]))]
+    end, start = points.ts_ns[order], start[order]
     start[1:] = np.maximum(start[1:], end[:-1])
     kept = start < end
-    none = np.zeros(kept.sum(), bool)
-    return Stretches(start[kept], end[kept], values[kept], None, none, windows=True)
+    order, start, end = order[kept], start[kept], end[kept]
+    none, requests = np.zeros(len(order), bool), points.requests_per_s
+    cut = Stretches(start, end, points.values[order], None, none, windows=True)
+    return cut if requests is None else replace(cut, requests_per_s=requests[order])
 
 
 def share(stretches: Stretches, start_ns: int, end_ns: int) -> Share | None:
-    """The part of a series that lies in (start_ns, end_ns]; None where nothing does."""
+    """The part of a series that lies in (start_ns, end_ns]; None where nothing does, or where
+    what it is the mean of was not there."""
     low = int(np.searchsorted(stretches.end_ns, start_ns, side="right"))
     high = int(np.searchsorted(stretches.start_ns, end_ns, side="left"))
     if high <= low or end_ns <= start_ns:
@@ -218,8 +227,13 @@ def share(stretches: Stretches, start_ns: int, end_ns: int) -> Share | None:
     if stretches.windows:
         covered = float(np.sum(inside * (inside / length)))
     levels, weights = stretches.level[low:high], inside
+    if stretches.requests_per_s is not None:
+        requests = inside * stretches.requests_per_s[low:high] / _OF_REQUEST
+        weights = np.rint(requests).astype(np.int64)
+        if not weights.any():
+            return None
     if stretches.amount is None:
-        mean = float(np.sum(levels * (inside / known)))
+        mean = float(np.sum(levels * (weights / weights.sum())))
         mean = min(max(mean, float(levels.min())), float(levels.max()))
         total = mean * (known / _NS)
     else:
@@ -236,7 +250,7 @@ def share(stretches: Stretches, start_ns: int, end_ns: int) -> Share | None:
         covered_ns=covered,
         window_ns=int(quantiles(length, inside, ((1, 2),))[0]) if stretches.windows else 0,
         levels=levels,
-        weights_ns=weights,
+        weights=weights,
     )
 
 
@@ -272,12 +286,12 @@ def _over_at_least(least_ns: float, levels: Floats, weights_ns: Ints) -> tuple[F
 def _row(span: Span, entity: str, metric: Metric, points: Points, stretches: Stretches) -> Row:
     part = share(stretches, span.start_ns, span.end_ns)
     if part is None or part.covered_ns == 0:
-        return _empty(span, entity, metric, _why_none(span, metric, points))
+        return _empty(span, entity, metric, _why_none(span, metric, points, stretches))
     length_ns = span.end_ns - span.start_ns
     if length_ns < part.window_ns:
         why = f"shorter than one window of {part.window_ns / _NS:g} s: nothing says when in it"
         return _empty(span, entity, metric, why, part.covered_ns / length_ns)
-    p50, p95 = quantiles(part.levels, part.weights_ns, ((1, 2), (19, 20)))
+    p50, p95 = quantiles(part.levels, part.weights, ((1, 2), (19, 20)))
     summed = metric.kind == "counter" or metric.integral_unit is not None
     return Row(
         stage=span.stage,
@@ -351,10 +365,13 @@ def _absent_rows(samples: SampleSet, span: Span) -> Iterator[Row]:
             yield _empty(span, here, series.metric, why)
 
 
-def _why_none(span: Span, metric: Metric, points: Points) -> str:
+def _why_none(span: Span, metric: Metric, points: Points, stretches: Stretches) -> str:
     """Why a series that has samples says nothing of this span."""
     if span.end_ns <= span.start_ns:
         return "the stage has no duration"
+    inside = (stretches.end_ns > span.start_ns) & (stretches.start_ns < span.end_ns)
+    if stretches.requests_per_s is not None and inside.any():
+        return "there were no requests"
     ts = np.unique(points.ts_ns[np.isfinite(points.values)])
     if not len(ts):
         return "every reading of it failed"

@@ -342,7 +342,7 @@ def _above_idle(one: Witnesses, span: Span, idle: Idle | str) -> Iterator[Row]:
         yield _absent(one, span, ABOVE_IDLE, why)
         return
     coverage = _coverage(part, span)
-    p50, p95 = quantiles(part.levels, part.weights_ns, ((1, 2), (19, 20)))
+    p50, p95 = quantiles(part.levels, part.weights, ((1, 2), (19, 20)))
     yield replace(
         _single(one, span, ABOVE_IDLE, part.mean - idle.power_w, coverage),
         p50=p50 - idle.power_w,

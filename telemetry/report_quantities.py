@@ -32,6 +32,10 @@ class Quantity:
 
 
 _NET = r"net:(?!lo$).+"
+_OF_REQUESTS = (
+    "of a request: by the guest the time that they waited ÷ their number, by the hypervisor each "
+    "window's mean by the number of its requests"
+)
 
 
 def _latency(way: str) -> Guest:
@@ -91,12 +95,15 @@ QUANTITIES = (
         Guest(entity="disk:.+", metric="disk_read_bytes")),
     _vm("Disk", "Written", "vm_disk_write_bytes_per_s",
         Guest(entity="disk:.+", metric="disk_write_bytes")),
-    _vm("Disk", "Latency of reads", "vm_disk_read_latency_ms", _latency("read"),
-        "by the guest: time that requests waited ÷ number of requests"),
-    _vm("Disk", "Latency of writes", "vm_disk_write_latency_ms", _latency("write"),
-        "by the guest: time that requests waited ÷ number of requests"),
-    _vm("Disk", "Largest latency of the VM", "vm_disk_latency_max_ms"),
-    _host("Disk", "Largest latency of the host", "host_disk_latency_max_ms"),
+    _vm("Disk", "Reads", "vm_disk_read_requests_per_s",
+        Guest(entity="disk:.+", metric="disk_read_ops")),
+    _vm("Disk", "Writes", "vm_disk_write_requests_per_s",
+        Guest(entity="disk:.+", metric="disk_write_ops")),
+    _vm("Disk", "Latency of reads", "vm_disk_read_latency_ms", _latency("read"), _OF_REQUESTS),
+    _vm("Disk", "Latency of writes", "vm_disk_write_latency_ms", _latency("write"), _OF_REQUESTS),
+    _vm("Disk", "Largest latency of the VM", "vm_disk_latency_max_ms", None,
+        "each window's highest, by the requests of all disks"),
+    _host("Disk", "Largest latency of the host", "host_disk_latency_max_ms", "over time"),
     _vm("Network", "Received", "vm_net_rx_bytes_per_s", Guest(entity=_NET, metric="net_rx_bytes")),
     _vm("Network", "Sent", "vm_net_tx_bytes_per_s", Guest(entity=_NET, metric="net_tx_bytes")),
     _vm("Network", "Dropped on receipt", "vm_net_dropped_rx_packets_per_s"),

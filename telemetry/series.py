@@ -30,11 +30,15 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Points:
-    """Samples of one series in time order: ns UTC, and where windows start (0 elsewhere)."""
+    """Samples of one series in time order: ns UTC, and where windows start (0 elsewhere).
+
+    ``requests_per_s``: of windows whose value is a mean over requests, how many there were.
+    """
 
     ts_ns: Ints
     start_ns: Ints
     values: Floats
+    requests_per_s: Floats | None = None
 
 
 class SeriesIndex:

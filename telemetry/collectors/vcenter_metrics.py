@@ -110,6 +110,7 @@ _CPU_LIMITED = (
     "ready to run while the CPU limit of the VM or of its resource pool was used up (ready time "
     "includes it)"
 )
+_BY_REQUESTS = "; 0 in a window without requests: in a stage each window counts by its requests"
 _CPU_COSTOP = "held until its other virtual CPUs could run too"
 # fmt: off
 ROWS = (
@@ -151,12 +152,17 @@ ROWS = (
          "read from a virtual disk", instances="*"),
     _row("vm_disk_write_bytes_per_s", "B/s", "B", "vm", "virtualDisk.write.average", _KBPS, 2,
          "written to a virtual disk", instances="*"),
+    _row("vm_disk_read_requests_per_s", "1/s", "1", "vm", "virtualDisk.numberReadAveraged.average",
+         "number", 1, "reads of a virtual disk", instances="*"),
+    _row("vm_disk_write_requests_per_s", "1/s", "1", "vm",
+         "virtualDisk.numberWriteAveraged.average", "number", 1, "writes of a virtual disk",
+         instances="*"),
     _row("vm_disk_read_latency_ms", "ms", None, "vm", "virtualDisk.totalReadLatency.average", _MS,
-         1, "mean time of a read of a virtual disk", instances="*"),
+         1, f"mean time of a read of a virtual disk{_BY_REQUESTS}", instances="*"),
     _row("vm_disk_write_latency_ms", "ms", None, "vm", "virtualDisk.totalWriteLatency.average",
-         _MS, 1, "mean time of a write of a virtual disk", instances="*"),
+         _MS, 1, f"mean time of a write of a virtual disk{_BY_REQUESTS}", instances="*"),
     _row("vm_disk_latency_max_ms", "ms", None, "vm", "disk.maxTotalLatency.latest", _MS, 1,
-         "highest latency of the VM's disks"),
+         f"highest latency of the VM's disks{_BY_REQUESTS}"),
     _row("vm_net_rx_bytes_per_s", "B/s", "B", "vm", "net.bytesRx.average", _KBPS, 2, "received"),
     _row("vm_net_tx_bytes_per_s", "B/s", "B", "vm", "net.bytesTx.average", _KBPS, 2, "sent"),
     _row("vm_net_dropped_rx_packets_per_s", "packets/s", "packets", "vm",

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from telemetry.attribution import correlate
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.collectors.vcenter import VCenterCollector
 from telemetry.collectors.vcenter_metrics import METRICS, rows_of
+from telemetry.contention import flags
 from telemetry.recording import Recording
+from telemetry.runfolder import Span
 from telemetry.segments import read_samples
 from telemetry.series import SeriesIndex
 from telemetry.settings import TelemetrySettings
@@ -89,6 +92,42 @@ def test_a_run_without_trouble(vcsim: Vcsim, tmp_path: Path) -> None:
     assert connected["tls"] == "verified by ca_file"
     assert {one["when"] for one in past.events("placement")} == {"start", "end"}
     assert [one["counter"][:3] for one in past.events("unresolved")] == ["id ", "id "]
+
+
+def test_a_disks_latency_in_a_stage_is_that_of_its_requests(vcsim: Vcsim, tmp_path: Path) -> None:
+    past = Past(vcsim, tmp_path, ago_s=40 * MINUTE, seconds=12 * MINUTE)
+    until_s = past.amid_window_s(40.0) + 10.0  # a window's end
+    vcsim.control(
+        truth=[
+            {"entity": VM, "counter": counter, "steps": [[0, past.unix_s(until_s), level]]}
+            for counter, level in (
+                ("virtualDisk.totalReadLatency.average", 100.0),
+                ("virtualDisk.numberReadAveraged.average", 200.0),
+                ("virtualDisk.totalWriteLatency.average", 0.0),
+                ("virtualDisk.numberWriteAveraged.average", 0.0),
+                ("disk.maxTotalLatency.latest", 150.0),
+            )
+        ]
+    )
+    assert past.backfill(12.5 * MINUTE) == []
+    span = Span(stage="features", start_ns=past.start_ns, end_ns=past.end_ns)
+    profile = correlate(read_samples(past.folder.samples), [span])
+    vm = f"vm:{VM}@{host_of(past)}"
+    found = {
+        name: profile.find("features", entity, name)
+        for entity, name in (
+            (f"{vm}/scsi0:0", "vm_disk_read_latency_ms"),
+            (f"{vm}/scsi0:0", "vm_disk_write_latency_ms"),
+            (vm, "vm_disk_latency_max_ms"),
+        )
+    }
+    reads, writes, largest = found.values()
+    assert reads is not None
+    assert writes is not None
+    assert largest is not None
+    assert (reads.mean, largest.mean) == (100.0, 150.0)
+    assert (writes.mean, writes.reason) == (None, "there were no requests")
+    assert {flag["metric"] for flag in flags(profile)} >= {reads.metric, largest.metric}
 
 
 def test_every_metric_is_there_or_says_why_not(vcsim: Vcsim, tmp_path: Path) -> None:

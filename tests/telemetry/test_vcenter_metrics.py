@@ -22,6 +22,7 @@ BY_NAME = {row.metric.name: row for row in ROWS}
         ("vm_mem_consumed_bytes", 2_048, 4, 2_097_152.0),
         ("vm_mem_swap_in_bytes_per_s", 3, 4, 3_072.0),
         ("vm_disk_read_bytes_per_s", 10, 4, 10_240.0),
+        ("vm_disk_read_requests_per_s", 300, 4, 300.0),
         ("vm_disk_read_latency_ms", 7, 4, 7.0),
         ("vm_disk_latency_max_ms", 7, 4, 7.0),
         ("vm_net_dropped_rx_packets_per_s", 40, 4, 2.0),
@@ -40,7 +41,7 @@ def test_summations_are_rates_and_every_rate_has_an_integral() -> None:
     for row in ROWS:
         assert row.how == ("summation" if row.counter.endswith(".summation") else row.how)
         assert row.metric.kind == "window"
-        integrals = {"cores": "s", "B/s": "B", "W": "J", "packets/s": "packets"}
+        integrals = {"cores": "s", "B/s": "B", "W": "J", "packets/s": "packets", "1/s": "1"}
         assert row.metric.integral_unit == integrals.get(row.metric.unit), row.metric.name
 
 

@@ -52,6 +52,8 @@ var vmCounters = []counter{
 	{name: "mem.latency.average", low: 0, high: 100},
 	{name: "virtualDisk.read.average", low: 0, high: 40000, spread: perDisk},
 	{name: "virtualDisk.write.average", low: 0, high: 20000, spread: perDisk},
+	{name: "virtualDisk.numberReadAveraged.average", low: 0, high: 400, spread: perDisk},
+	{name: "virtualDisk.numberWriteAveraged.average", low: 0, high: 200, spread: perDisk},
 	{name: "virtualDisk.totalReadLatency.average", low: 0, high: 9, spread: perDisk},
 	{name: "virtualDisk.totalWriteLatency.average", low: 0, high: 9, spread: perDisk},
 	{name: "disk.maxTotalLatency.latest", low: 1, high: 20},
