@@ -176,7 +176,8 @@ def places(vcenter: VCenter, vms: Sequence[Any]) -> list[VmPlace]:
         for needed in ("name", "runtime.host", "config.hardware.numCPU"):
             if needed not in properties:
                 raise LookupError(
-                    f"VM {properties.get('name', moid)}: the account may not read its {needed} "
+                    f"VM {_plain(properties.get('name', moid))}: the vCenter does not tell its "
+                    f"{needed}: it is orphaned or inaccessible, or the account may not read that "
                     "(it needs System.Read, which the role Read-only has)"
                 )
     hosts = _Hosts(vcenter, [properties["runtime.host"] for properties in read.values()])

@@ -34,16 +34,36 @@ class Migration:
     to_moid: str
 
 
-def where_now(vcenter: VCenter, moids: Sequence[str]) -> list[VmPlace]:
-    """Where these VMs are; one that was deleted is left out. Raises VCenterError, LookupError."""
+def where_now(vcenter: VCenter, moids: Sequence[str]) -> tuple[list[VmPlace], dict[str, str]]:
+    """Where these VMs are and, by id, why that of the others is not told (orphaned, inaccessible).
+
+    One that was deleted is in neither. Raises VCenterError, and LookupError where it is the first
+    of which nothing is told.
+    """
     vms = [vim.VirtualMachine(moid, vcenter.stub) for moid in moids]
     try:
         with faults_as_refusals(vmodl.fault.ManagedObjectNotFound):
-            return places(vcenter, vms)
+            return places(vcenter, vms), {}
     except vmodl.fault.ManagedObjectNotFound:
         if len(moids) == 1:
-            return []
-    return [place for moid in moids for place in where_now(vcenter, [moid])]
+            return [], {}
+    except LookupError:
+        if len(moids) == 1:
+            raise
+    return _one_by_one(vcenter, moids)
+
+
+def _one_by_one(vcenter: VCenter, moids: Sequence[str]) -> tuple[list[VmPlace], dict[str, str]]:
+    found: list[VmPlace] = []
+    untold: dict[str, str] = {}
+    for moid in moids:
+        try:
+            found += where_now(vcenter, [moid])[0]
+        except LookupError as error:
+            if moid == moids[0]:
+                raise
+            untold[moid] = str(error)
+    return found, untold
 
 
 def migrations(vcenter: VCenter, moid: str, since_ns: int) -> list[Migration]:

@@ -89,6 +89,8 @@ class Rounds:
     """What was lost and is no gap, a sentence each."""
     _counters: Counters | None = None
     _places: tuple[VmPlace, ...] = ()
+    _moids: tuple[str, ...] = ()
+    """Of all VMs that are looked for again, this one first."""
     _offsets_ns: dict[str, int] = field(default_factory=dict)
     _blind: dict[str, str | None] = field(default_factory=dict)
     """Clocks that cannot be read, and why."""
@@ -254,27 +256,28 @@ class Rounds:
     def _find(self) -> list[VmPlace]:
         """This VM and the others of the run; after the first time by their ids alone."""
         with faults_as_refusals():
-            if self._places:
-                found = where_now(self.vcenter, [place.moid for place in self._places])
-            else:
-                found = self._find_first()
+            found, untold = (
+                where_now(self.vcenter, self._moids) if self._moids else self._find_first()
+            )
+        self.problems |= dict.fromkeys(untold.values())
         unique = list({place.moid: place for place in found}.values())
+        self._moids = (*(place.moid for place in unique), *untold)
         return [replace(place, vm=self._name(place, unique)) for place in unique]
 
-    def _find_first(self) -> list[VmPlace]:
+    def _find_first(self) -> tuple[list[VmPlace], dict[str, str]]:
         """This VM first. One that the run has met before is known by its id, whatever it is called
         by now; another VM that is not there does not cost this one its windows."""
         settings, known = self.vcenter.settings, self.whereabouts.names
-        found = where_now(self.vcenter, list(known)) if known else []
+        found, untold = where_now(self.vcenter, list(known)) if known else ([], {})
         if not found or found[0].moid != next(iter(known)):
             found.insert(0, find_this_vm(self.vcenter, self.product_uuid, settings.vm))
         met = {name for one in found for name in (*uuid_forms(one.uuid), one.instance_uuid)}
-        met |= {known[one.moid] for one in found if one.moid in known}
+        met |= {known[moid] for moid in (*untold, *(one.moid for one in found)) if moid in known}
         others, missing = find_each(
             self.vcenter, [name for name in settings.other_vms if name not in met]
         )
         self.problems |= dict.fromkeys(missing.values())
-        return found + others
+        return found + others, untold
 
     def _name(self, place: VmPlace, among: Sequence[VmPlace]) -> str:
         """What a VM is called in this run: its name, with its id if another has the same."""

@@ -279,6 +279,47 @@ def test_another_vm_that_is_gone_costs_this_one_nothing(own_vcsim: Vcsim, tmp_pa
     assert 4 * MINUTE < (gap["to_ns"] - gap["from_ns"]) / NS < 6 * MINUTE
 
 
+def test_another_vm_that_is_inaccessible_for_a_time_costs_this_one_nothing(
+    own_vcsim: Vcsim, tmp_path: Path
+) -> None:
+    past = Past(own_vcsim, tmp_path, ago_s=40 * MINUTE, seconds=20 * MINUTE)
+    past.put(0)
+    with past.collector(other_vms=(OTHER,)) as one:
+        past.sample(one, 5 * MINUTE)
+        own_vcsim.control(vms=[{"name": OTHER, "inaccessible": True}])
+        past.sample(one, 10 * MINUTE)
+        (loss,) = one.losses
+        assert loss.startswith(f"vcenter: VM {OTHER}: the vCenter does not tell its config.")
+        own_vcsim.control(vms=[{"name": OTHER, "inaccessible": False}])
+        past.sample(one, 15 * MINUTE)
+    assert past.backfill(20.5 * MINUTE, other_vms=(OTHER,)) == []
+    assert {one.partition("@")[0] for one in past.whole("vm:")} >= {f"vm:{VM}", f"vm:{OTHER}"}
+
+
+def test_another_vm_that_became_inaccessible_is_a_loss_of_its_own(
+    own_vcsim: Vcsim, tmp_path: Path
+) -> None:
+    past = Past(own_vcsim, tmp_path, ago_s=40 * MINUTE, seconds=10 * MINUTE)
+    past.put(0)
+    with past.collector(other_vms=(OTHER,)) as one:
+        past.sample(one, 5 * MINUTE)
+    own_vcsim.control(vms=[{"name": OTHER, "inaccessible": True}])
+    losses = past.backfill(10.5 * MINUTE, other_vms=(OTHER,))
+    assert losses[0].startswith(f"vcenter: VM {OTHER}: the vCenter does not tell its config.")
+    assert {one.partition("@")[0] for one in past.whole("vm:")} >= {f"vm:{VM}"}
+    assert {one["entity"].partition("@")[0] for one in past.events("gap")} == {f"vm:{OTHER}"}
+
+
+def test_this_vm_that_became_inaccessible_is_said(own_vcsim: Vcsim, tmp_path: Path) -> None:
+    past = Past(own_vcsim, tmp_path, ago_s=40 * MINUTE, seconds=10 * MINUTE)
+    past.put(0)
+    with past.collector(other_vms=(OTHER,)) as one:
+        past.sample(one, 5 * MINUTE)
+    own_vcsim.control(vms=[{"name": VM, "inaccessible": True}])
+    losses = past.backfill(10.5 * MINUTE, other_vms=(OTHER,))
+    assert losses[0].startswith(f"vcenter: VM {VM}: the vCenter does not tell its config.")
+
+
 def test_a_vm_that_was_renamed_is_known_by_its_id(own_vcsim: Vcsim, tmp_path: Path) -> None:
     past = Past(own_vcsim, tmp_path, ago_s=30 * MINUTE, seconds=10 * MINUTE)
     past.put(0)

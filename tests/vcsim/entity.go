@@ -34,6 +34,9 @@ func (f *front) entityOf(ref types.ManagedObjectReference) *entity {
 	switch object := simulator.Map.Get(ref).(type) {
 	case *simulator.VirtualMachine:
 		host := simulator.Map.Get(*object.Runtime.Host).(*simulator.HostSystem)
+		if object.Config == nil {
+			return &entity{ref: ref, name: object.Name, vm: true, hosts: f.staysOf(ref.Value, host.Name)}
+		}
 		return &entity{
 			ref: ref, name: object.Name, vm: true,
 			on:    object.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn,

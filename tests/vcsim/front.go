@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
 )
 
 // versions are the API's, newest first; a server speaks its own and the older ones.
@@ -50,6 +51,7 @@ type front struct {
 	downSince      map[string]float64 // hosts that are not there, by name
 	gpus           map[string][]gpu   // by the host's id
 	numa           map[string]numaInfo
+	configs        map[string]*types.VirtualMachineConfigInfo // of VMs that are inaccessible, by id
 	queryTimes     []float64
 	wantsInventory bool
 
@@ -100,6 +102,7 @@ func newFront(inner http.Handler, o options) *front {
 		downSince: make(map[string]float64),
 		gpus:      make(map[string][]gpu),
 		numa:      make(map[string]numaInfo),
+		configs:   make(map[string]*types.VirtualMachineConfigInfo),
 
 		restSessions: make(map[string]string),
 		deploying:    make(map[string]deployment),

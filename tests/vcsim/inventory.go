@@ -22,6 +22,7 @@ type vmChange struct {
 	Firmware     string            `json:"firmware"`
 	Power        string            `json:"power"` // on or off
 	Template     bool              `json:"template"`
+	Inaccessible *bool             `json:"inaccessible"` // the server knows nothing of its config
 	ExtraConfig  map[string]string `json:"extra_config"`
 }
 
@@ -29,6 +30,12 @@ func (f *front) changeVM(change vmChange) error {
 	vm, ok := byName("VirtualMachine", change.Name).(*simulator.VirtualMachine)
 	if !ok {
 		return fmt.Errorf("no virtual machine %q", change.Name)
+	}
+	if change.Inaccessible != nil {
+		f.setInaccessible(vm, *change.Inaccessible)
+	}
+	if vm.Config == nil {
+		return nil
 	}
 	var changes []types.PropertyChange
 	set := func(value interface{}, zero bool, names ...string) {
@@ -58,6 +65,20 @@ func (f *front) changeVM(change vmChange) error {
 		vm.ResourcePool = nil
 	}
 	return nil
+}
+
+// setInaccessible takes a VM's config away, as of one whose files are not there, or gives it back.
+func (f *front) setInaccessible(vm *simulator.VirtualMachine, away bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	state := types.VirtualMachineConnectionStateConnected
+	if away {
+		state = types.VirtualMachineConnectionStateInaccessible
+		f.configs[vm.Self.Value], vm.Config = vm.Config, nil
+	} else if vm.Config == nil {
+		vm.Config = f.configs[vm.Self.Value]
+	}
+	vm.Runtime.ConnectionState, vm.Summary.Runtime.ConnectionState = state, state
 }
 
 // storeChange sets what a datastore holds; the simulator's own figures are the test machine's.

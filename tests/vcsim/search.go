@@ -18,6 +18,9 @@ func (f *front) findAll(w http.ResponseWriter, _ *http.Request, q request) {
 	if asked.value("vmSearch") == "true" {
 		for _, e := range simulator.Map.All("VirtualMachine") {
 			vm := e.(*simulator.VirtualMachine)
+			if vm.Config == nil {
+				continue
+			}
 			own := vm.Config.Uuid
 			if byInstance {
 				own = vm.Config.InstanceUuid
