@@ -188,15 +188,20 @@ class _Backfill:
         return list(objects.items())
 
     def _is_late(self, owner: str, names: list[Key]) -> bool:
-        """Whether an answer is missing: of a series that had any or, where none had, of all."""
-        known = [key for key in names if self._rounds.seen.has(key)] or names
-        return any(self._missing(owner, key, answered=True) for key in known)
+        """Whether the last answer is missing: of a series that had any or, where none had, of all.
 
-    def _missing(self, owner: str, key: Key, *, answered: bool = False) -> list[tuple[int, int]]:
+        What is missing before later windows (around a vMotion, say) is not waited for.
+        """
+        seen, until_ns = self._rounds.seen, self.until_ns + self._rounds.offset_ns(owner)
+        known = [key for key in names if seen.has(key)] or names
+        newest_ns = [seen.newest_ns(key) for key in known]
+        return any(one is None or one < until_ns for one in newest_ns)
+
+    def _missing(self, owner: str, key: Key) -> list[tuple[int, int]]:
         """Stretches of the run without windows, by the clock that stamps them."""
         offset_ns = self._rounds.offset_ns(owner)
         since_ns, until_ns = self.since_ns + offset_ns, self.until_ns + offset_ns
-        return self._rounds.seen.gaps(key, since_ns, until_ns, answered=answered)
+        return self._rounds.seen.gaps(key, since_ns, until_ns)
 
     def _write(self, rows: list[Sample]) -> None:
         """Append rows to a segment of the backfill's own. Raises OSError (a full disk)."""

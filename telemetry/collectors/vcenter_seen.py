@@ -78,11 +78,9 @@ class Seen:
             last_ns = max(last_ns, end_ns)
         return last_ns
 
-    def gaps(
-        self, key: Key, since_ns: int, until_ns: int, *, answered: bool = False
-    ) -> list[tuple[int, int]]:
-        """Stretches of (since, until] without a sample; or, ``answered``, without any answer."""
-        ends_ns = self._answered(key) if answered else self._taken.get(key, set())
+    def gaps(self, key: Key, since_ns: int, until_ns: int) -> list[tuple[int, int]]:
+        """Stretches of (since, until] without a sample."""
+        ends_ns = self._taken.get(key, set())
         found = []
         last_ns = since_ns
         for end_ns in sorted(ends_ns):

@@ -125,6 +125,30 @@ def test_killed_recorders_leave_nothing_out_and_nothing_twice(vcsim: Vcsim, tmp_
     assert past.whole() == entities(past)
 
 
+def test_a_hole_before_later_windows_is_not_waited_for(vcsim: Vcsim, tmp_path: Path) -> None:
+    past = Past(vcsim, tmp_path, ago_s=60 * MINUTE, seconds=20 * MINUTE)
+    hole_s = past.amid_window_s(8 * MINUTE)
+    vcsim.control(
+        gaps=[{"entity": VM, "from_s": past.unix_s(hole_s - 60), "to_s": past.unix_s(hole_s)}]
+    )
+    past.put(20.5 * MINUTE)
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError("there is nothing to wait for")
+
+    losses = backfill(
+        past.folder,
+        past.settings(),
+        past.clock,
+        deadline_s=2 * MINUTE,
+        sleep=sleep,
+        environ=vcsim.environ(),
+    )
+    (gap,) = past.events("gap")
+    assert (gap["to_ns"] - gap["from_ns"]) // NS == 60
+    assert len(losses) == 1
+
+
 def test_a_run_longer_than_the_server_remembers(vcsim: Vcsim, tmp_path: Path) -> None:
     past = Past(vcsim, tmp_path, ago_s=240 * MINUTE, seconds=180 * MINUTE)
     past.put(0)

@@ -53,7 +53,7 @@ def test_unbroken_up_to_the_first_hole_and_a_negative_answer_is_no_hole() -> Non
     seen.take(KEY, ends(4), [-1])
     assert seen.unbroken_ns(KEY, 0) == 6 * STEP
     assert seen.gaps(KEY, 0, 6 * STEP) == [(3 * STEP, 4 * STEP)]
-    assert seen.gaps(KEY, 0, 6 * STEP, answered=True) == []
+    assert seen.newest_ns(KEY) == 6 * STEP
     assert seen.take(KEY, ends(4), [7]) == [0]  # it came after all
     assert seen.gaps(KEY, 0, 6 * STEP) == []
 
