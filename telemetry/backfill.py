@@ -210,7 +210,7 @@ class _Backfill:
             try:
                 writer.write(rows)
             except OSError:
-                self._rounds.seen = Seen.read(self.folder.samples, INTERVAL_S)  # they are not there
+                self._rounds.give_back(rows)
                 raise
             finally:
                 writer.close()

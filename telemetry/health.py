@@ -1,7 +1,8 @@
 """A collector at work: its thread, its health and its samples on their way to the disk.
 
 A collector whose ``remote`` is true asks another machine. Nobody waits for that one: not for its
-opening at the start, nor at the end, where it is told to ``halt`` and takes no last sample.
+opening at the start, nor at the end, where it is told to ``halt`` and takes no last sample. One
+that can be asked again for what could not be written has a ``take_back``.
 """
 
 from __future__ import annotations
@@ -193,8 +194,8 @@ class Worker:
             self._waiting += rows
             surplus = len(self._waiting) - MOST_WAITING
             if surplus > 0:
-                del self._waiting[:surplus]
-                self._lose_rows(surplus, "the disk does not answer")
+                lost, self._waiting = self._waiting[:surplus], self._waiting[surplus:]
+                self._lose_rows(lost, "the disk does not answer")
 
     def declare(self, series: Sequence[Series]) -> None:
         """Make series known to whoever reads the samples."""
@@ -223,7 +224,7 @@ class Worker:
                 self.writer.declare(fresh)
                 self.writer.write(rows)
             except OSError as error:
-                self._lose_rows(len(rows), error.strerror or str(error))
+                self._lose_rows(rows, error.strerror or str(error))
 
     def _settle(self) -> None:
         """Have the rows of looks that were only read so far."""
@@ -267,9 +268,12 @@ class Worker:
             Sample(now_ns, one, value) for one, value in zip(self._health, figures, strict=True)
         ]
 
-    def _lose_rows(self, count: int, why: str) -> None:
-        self.rows_lost += count
+    def _lose_rows(self, rows: list[Sample], why: str) -> None:
+        self.rows_lost += len(rows)
         self._row_loss = f"{self.collector.name}: {self.rows_lost} rows not written: {why}"
+        take_back = getattr(self.collector, "take_back", None)
+        if take_back is not None:
+            take_back(rows)
 
     def close(self) -> None:
         """Take a last sample if the thread has ended, write all, and release the collector."""

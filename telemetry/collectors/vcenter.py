@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from telemetry.collectors.vcenter_journal import Journal
 from telemetry.collectors.vcenter_metrics import INTERVAL_S, METRICS, ROWS
 from telemetry.collectors.vcenter_round import Rounds, dmi_uuid, started_ns
 from telemetry.collectors.vcenter_seen import Seen
-from telemetry.samples import Metric, Samples, Series
+from telemetry.samples import Metric, Sample, Samples, Series
 
 CLOSE_S = 1.5
 """For the logout: whoever ends the recorder waits no longer than 5 s for all of it."""
@@ -46,6 +47,7 @@ class VCenterCollector:
     _first: Samples = field(default=(), repr=False)
     _away: bool = field(default=False, repr=False)
     _halted: threading.Event = field(default_factory=threading.Event, repr=False)
+    _unwritten: deque[Sample] = field(default_factory=deque, repr=False)
 
     def __post_init__(self) -> None:
         self.period_s = self.settings.query_period_s
@@ -90,12 +92,18 @@ class VCenterCollector:
     def sample(self) -> Samples:
         """One query round. Raises VCenterError where the vCenter is away; the next one goes on."""
         assert self._rounds is not None
+        self._rounds.give_back(self._unwritten.popleft() for _ in range(len(self._unwritten)))
         with self._telling():
             self._rounds.vcenter.open()
             clocks, self._first = self._first or self._rounds.look("round"), ()
             rows = [*clocks, *self._rounds.ask()]
         self._rounds.forget()
         return rows
+
+    def take_back(self, rows: Samples) -> None:
+        """Rows that could not be written: the next round asks for their windows again. For any
+        thread."""
+        self._unwritten.extend(rows)
 
     def halt(self) -> None:
         """End a round that is under way after its present request. For any thread."""

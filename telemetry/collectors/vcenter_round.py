@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from telemetry.collectors.vcenter_hosts import Whereabouts
 from telemetry.collectors.vcenter_journal import Journal
 from telemetry.collectors.vcenter_metrics import CLOCK, CLOCK_BOUND, CLOCK_OFFSET, INTERVAL_S
 from telemetry.collectors.vcenter_seen import NS, Seen
+from telemetry.collectors.vcenter_seen import owner as owner_of
 from telemetry.collectors.vcenter_sources import HOST, VM, Counters, Source
 from telemetry.runfolder import RunFolder
 from telemetry.samples import Sample, Series
@@ -167,7 +168,8 @@ class Rounds:
 
     def ask(self, lateness_ns: int = LATENESS_NS) -> list[Sample]:
         """Ask for all windows that were not here yet; those that are missing for longer than
-        ``lateness_ns`` while newer ones came are given up."""
+        ``lateness_ns`` while newer ones came are given up. None counts as taken where it raises:
+        VCenterError, OSError (a full disk)."""
         tally = Tally()
         begin_s = time.monotonic()
         answers: list[PerfSeries] = []  # none counts as taken before all are there
@@ -181,8 +183,20 @@ class Rounds:
                     break
         by_moid = {source.moid: source for source in self.sources}
         rows = [row for one in answers for row in self._rows(by_moid[one.moid], one, tally)]
-        self.journal.write("round", **vars(tally), seconds=round(time.monotonic() - begin_s, 3))
+        seconds = round(time.monotonic() - begin_s, 3)
+        try:
+            self.journal.write("round", **vars(tally), seconds=seconds)
+        except OSError:
+            self.give_back(rows)
+            raise
         return rows
+
+    def give_back(self, rows: Iterable[Sample]) -> None:
+        """Windows that could not be written: they are asked for again."""
+        for row in rows:
+            if row.start_ns is not None:
+                key = owner_of(row.series.entity), row.series.metric.name
+                self.seen.give_back(key, row.ts_ns)
 
     def forget(self) -> None:
         """Let go of windows that are too old to come again."""
@@ -290,8 +304,8 @@ class Rounds:
         before = self.whereabouts.now(place.vm)
         moves = self._moves(place, before)
         for move in moves:
-            self.whereabouts.moved(move)
             self.journal.write("moved", **move)
+            self.whereabouts.moved(move)
         self.whereabouts.seen(place.vm, place.esxi_host, place.host_moid)
         if when != "round" or moves or before is None:
             self.journal.write("placement", when=when, **place.to_json())

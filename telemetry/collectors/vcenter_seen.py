@@ -57,6 +57,10 @@ class Seen:
                 fresh[end_ns] = place
         return [fresh[end_ns] for end_ns in sorted(fresh)]
 
+    def give_back(self, key: Key, end_ns: int) -> None:
+        """A window that was taken and is not kept: it is taken again when it comes again."""
+        self._taken.get(key, set()).discard(end_ns)
+
     def names(self) -> list[Key]:
         """The series that ever had a sample."""
         return [key for key, taken in self._taken.items() if taken]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -125,6 +127,42 @@ def test_what_was_only_looked_at_is_written_and_what_cannot_be_settled_is_told(
     assert list(index.points("made", "level").values) == [0.0, 1.0, 2.0]
     assert worker.failures == 2
     assert index.points("collector:made", "collector_failures").values[-1] == 2
+
+
+@dataclass(kw_only=True)
+class Repeating(Ticking):
+    """A collector that can be asked again for what was not written."""
+
+    back: list[Sample] = field(default_factory=list)
+
+    def sample(self) -> Samples:
+        return [Sample(20, LEVEL, 1.0, 0)]
+
+    def take_back(self, rows: Samples) -> None:
+        self.back += rows
+
+
+def test_a_collector_gets_back_what_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = Repeating(period_s=0.1)
+    writer = SegmentWriter(tmp_path, "made", [], host="here", period_s=0.1)
+    worker = Worker(collector=collector, writer=writer, clock=Clock(offset_ns=0))
+
+    def full(rows: Sequence[Sample]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert worker._once()
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "write", full)
+        worker.flush()
+    assert [row for row in collector.back if row.series == LEVEL] == [Sample(20, LEVEL, 1.0, 0)]
+    monkeypatch.setattr("telemetry.health.MOST_WAITING", 1)
+    collector.back.clear()
+    assert worker._once()
+    assert worker._once()
+    assert collector.back == [Sample(20, LEVEL, 1.0, 0)]
+    assert len(worker.losses()) == 1
 
 
 def test_a_stop_wakes_all_that_sleep_and_nobody_sleeps_after_it() -> None:

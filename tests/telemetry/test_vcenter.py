@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from telemetry.attribution import correlate
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.collectors.vcenter import VCenterCollector
+from telemetry.collectors.vcenter_journal import Journal
 from telemetry.collectors.vcenter_metrics import METRICS, rows_of
 from telemetry.contention import flags
 from telemetry.recording import Recording
@@ -289,6 +292,36 @@ def test_this_machine_is_found_by_its_uuid_and_an_unfinished_round_takes_nothing
     one.halt()
     assert [row for row in one.sample() if row.start_ns is not None] == []
     one.close()
+
+
+def test_windows_that_a_full_disk_did_not_take_are_asked_for_again(
+    vcsim: Vcsim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past = Past(vcsim, tmp_path, ago_s=60 * MINUTE, seconds=30 * MINUTE)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write = Journal.write
+
+    def no_room(journal: Journal, event: str, **fields: Any) -> None:
+        if event == "round":
+            raise full
+        write(journal, event, **fields)
+
+    past.put(0)
+    with past.collector() as one:
+        assert past.sample(one, 5 * MINUTE)
+        with monkeypatch.context() as patched:
+            patched.setattr(Journal, "write", no_room)
+            assert not past.sample(one, 10 * MINUTE)
+        past.put(15 * MINUTE)
+        rows = [row for row in one.sample() if row.start_ns is not None]
+        one.take_back(rows)  # as the recorder does with what it could not write
+        assert past.sample(one, 20 * MINUTE)
+    assert min(row.ts_ns for row in rows) < past.start_ns + 6 * 60 * NS
+    assert past.backfill(30.5 * MINUTE) == []
+    (last,) = [e for e in past.events("round") if e["at_ns"] == past.start_ns + 1200 * NS]
+    assert last["windows"] > len(rows)
+    host = host_of(past)
+    assert past.whole() >= {f"vm:{VM}@{host}", f"esxi:{host}"}
 
 
 def test_several_vms_a_name_twice_and_one_renamed(own_vcsim: Vcsim, tmp_path: Path) -> None:

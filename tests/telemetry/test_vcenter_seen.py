@@ -58,6 +58,16 @@ def test_unbroken_up_to_the_first_hole_and_a_negative_answer_is_no_hole() -> Non
     assert seen.gaps(KEY, 0, 6 * STEP) == []
 
 
+def test_what_is_given_back_is_missing_and_taken_again() -> None:
+    seen = Seen(20)
+    seen.take(KEY, ends(1, 2, 3), [1, 1, 1])
+    seen.give_back(KEY, 2 * STEP)
+    seen.give_back(("vm:b", "never"), 2 * STEP)
+    assert seen.gaps(KEY, 0, 3 * STEP) == [(STEP, 2 * STEP)]
+    assert seen.unbroken_ns(KEY, 0) == STEP
+    assert seen.take(KEY, ends(1, 2, 3), [1, 1, 1]) == [1]
+
+
 def test_the_run_need_not_begin_on_the_grid() -> None:
     seen = Seen(20)
     seen.take(KEY, ends(1, 2), [1, 1])
