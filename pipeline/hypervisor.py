@@ -61,6 +61,6 @@ def _where(record: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
 
 def _clock(record: Mapping[str, Any]) -> Clock:
     """The run's own clock, or a new one where the machine was started again since."""
-    same = (record.get("placement") or {}).get("boot_id") == boot_id()
+    same = record["clock"].get("boot_id") == boot_id()
     offset_ns = record["clock"]["offset_start_ns"] if same else measure_offset_ns()
     return Clock(offset_ns=offset_ns)

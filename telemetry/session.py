@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from infra.placement import boot_id
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.environment import environment
 from telemetry.handle import Handle, not_all_written
@@ -33,7 +34,11 @@ def new_record(run_id: str, name: str, clock: Clock, **more: Any) -> dict[str, A
         "started_ns": clock.now_ns(),
         "ended_ns": None,
         "host": platform.node(),
-        "clock": {"offset_start_ns": clock.offset_ns, "offset_end_ns": None},
+        "clock": {
+            "offset_start_ns": clock.offset_ns,
+            "offset_end_ns": None,
+            "boot_id": boot_id(),
+        },
         "environment": environment(),
         "stages": [],
         "losses": [],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any
 
 import pytest
 
+from infra.placement import boot_id
+from pipeline.hypervisor import _clock
 from pipeline.recipe import Tracking as TrackingSettings
 from pipeline.stage_process import StageProcess
 from pipeline.tracking import Tracking
 from telemetry.runfolder import RunFolder, find_run
+from telemetry.session import Session
 from tests.pipeline.small import STAGES, command, environment, latest, run_command
 from tests.pipeline.test_tracking import free_port
 from tests.vcsim_mirror import Mirror
@@ -176,6 +180,17 @@ def test_a_vcenter_that_is_never_there_costs_no_run(tmp_path: Path) -> None:
     of_vm = [row for row in stage["metrics"] if row["metric"] == "vm_cpu_used_cores"]
     assert of_vm
     assert all(row["mean"] is None and row["reason"] for row in of_vm)
+
+
+def test_windows_are_fetched_later_by_the_clock_of_the_run(tmp_path: Path) -> None:
+    with Session("made", tmp_path) as session:
+        pass
+    record = session.folder.read()
+    assert record["clock"]["boot_id"] == boot_id()
+    record["clock"]["offset_start_ns"] = 7  # as if the clock had been set since
+    assert _clock(record).offset_ns == 7
+    record["clock"]["boot_id"] = "another"
+    assert abs(_clock(record).now_ns() - time.time_ns()) < 60e9
 
 
 def test_a_stage_is_not_told_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
