@@ -112,6 +112,11 @@ def boot_id(root: Path = Path("/")) -> str | None:
     return _read(root / BOOT_ID, "boot_id", {})
 
 
+def product_uuid(root: Path = Path("/")) -> str | None:
+    """``Placement.product_uuid`` alone."""
+    return _read(root / DMI / "product_uuid", "product_uuid", {})
+
+
 def with_vcenter(placement: Placement, events: Iterable[Mapping[str, Any]]) -> Placement:
     """``placement`` with what the vCenter collector noted in a run's ``vcenter.jsonl``."""
     vms: dict[str, VmPlace] = {}

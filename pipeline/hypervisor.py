@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
@@ -41,7 +42,15 @@ def fetch_windows(folder: RunFolder, say: Say, *, wait: bool) -> list[str]:
     deadline_s = settings.backfill_deadline_s if wait else 0.0
     try:
         with terminated_as_interrupted():
-            losses = backfill(folder, settings, _clock(record), deadline_s=deadline_s, say=say)
+            losses = backfill(
+                folder,
+                settings,
+                _clock(record),
+                deadline_s=deadline_s,
+                say=say,
+                product_uuid=(record.get("placement") or record).get("product_uuid"),
+                elsewhere=_elsewhere(record),
+            )
     except KeyboardInterrupt:
         losses = ["vcenter: the wait for its last windows was interrupted"]
     kept = [loss for loss in record["losses"] if not loss.startswith("vcenter: ")]
@@ -57,6 +66,17 @@ def _where(record: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     names = {one.name for one in fields(Placement)}
     guest = Placement(**{name: value for name, value in told.items() if name in names})
     return {"placement": asdict(with_vcenter(guest, read_events(folder.samples)))}
+
+
+def _elsewhere(record: Mapping[str, Any]) -> str | None:
+    """Why this machine's own UUID does not say which VM ran; None on the machine that did."""
+    host = record.get("host")
+    if (host, record["clock"].get("boot_id")) == (platform.node(), boot_id()):
+        return None
+    return (
+        f"which VM ran it is not known: its record has no UUID of {host}, and this machine, "
+        f"{platform.node()}, is another or was started again since; vcenter.vm would name it"
+    )
 
 
 def _clock(record: Mapping[str, Any]) -> Clock:

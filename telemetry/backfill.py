@@ -50,11 +50,14 @@ def backfill(
     sleep: Callable[[float], None] = time.sleep,
     environ: Mapping[str, str] = os.environ,
     product_uuid: str | None = None,
+    elsewhere: str | None = None,
 ) -> list[str]:
     """Fetch all windows of the run, wait for those that are late, and list what stays missing.
 
     ``deadline_s``: how long to wait, by ``clock``; None takes the settings', 0 asks once.
-    ``say`` is told what is waited for. Returns the losses, a sentence each. Never raises.
+    ``say`` is told what is waited for. ``product_uuid``: of the machine that ran; None takes this
+    machine's, unless ``elsewhere`` says why that is another. Returns the losses, a sentence each.
+    Never raises.
     """
     wait_s = settings.backfill_deadline_s if deadline_s is None else deadline_s
     try:
@@ -70,7 +73,8 @@ def backfill(
             say=say,
             sleep=sleep,
             environ=environ,
-            product_uuid=product_uuid or dmi_uuid(),
+            product_uuid=product_uuid or (None if elsewhere else dmi_uuid()),
+            elsewhere=elsewhere,
         )
         return [f"vcenter: {loss}" for loss in one.run()]
     except KeyboardInterrupt:  # a second one, while it ends after the first
@@ -93,6 +97,7 @@ class _Backfill:
     sleep: Callable[[float], None]
     environ: Mapping[str, str]
     product_uuid: str | None
+    elsewhere: str | None
     failure: str | None = None
     added: int = 0
     _looked: bool = False
@@ -115,6 +120,7 @@ class _Backfill:
             since_ns=self.since_ns,
             until_ns=self.until_ns,
             product_uuid=self.product_uuid,
+            elsewhere=self.elsewhere,
             whereabouts=Whereabouts.of(journal.read()),
         )
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from infra.placement import boot_id
+from infra.placement import boot_id, product_uuid
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.environment import environment
 from telemetry.handle import Handle, not_all_written
@@ -74,7 +74,9 @@ class Session:
         self.folder.samples.mkdir(parents=True)
         self._held = hold(self.folder)
         vcenter = self._settings.vcenter
-        more = {} if vcenter is None else {"vcenter": vcenter.to_json()}
+        more: dict[str, Any] = {}
+        if vcenter is not None:
+            more = {"vcenter": vcenter.to_json(), "product_uuid": product_uuid()}
         self.record = new_record(run_id, self._name, self.clock, **more)
         self.folder.write(self.record)
         point_latest_at(self._out, run_id)

@@ -83,6 +83,8 @@ class Rounds:
     until_ns: int | None = None
     """Its end, where it has one: a series that has come so far is not asked for any more."""
     product_uuid: str | None = None
+    elsewhere: str | None = None
+    """Why nothing says which VM the run was on, where it was not on this one."""
     whereabouts: Whereabouts = field(default_factory=Whereabouts)
     halted: Callable[[], bool] = lambda: False
     sources: tuple[Source, ...] = ()
@@ -284,6 +286,8 @@ class Rounds:
         settings, known = self.vcenter.settings, self.whereabouts.names
         found, untold = where_now(self.vcenter, list(known)) if known else ([], {})
         if not found or found[0].moid != next(iter(known)):
+            if self.elsewhere and not (self.product_uuid or settings.vm):
+                raise LookupError(self.elsewhere)
             found.insert(0, find_this_vm(self.vcenter, self.product_uuid, settings.vm))
         met = {name for one in found for name in (*uuid_forms(one.uuid), one.instance_uuid)}
         met |= {known[moid] for moid in (*untold, *(one.moid for one in found)) if moid in known}

@@ -16,6 +16,7 @@ from infra.placement import (
     VmPlace,
     boot_id,
     find_placement,
+    product_uuid,
     uuid_forms,
     with_vcenter,
 )
@@ -157,9 +158,11 @@ def test_uuids_have_two_byte_orders() -> None:
     assert uuid_forms("Not Settable") == ()
 
 
-def test_the_boot_is_known_alone(machine: Path) -> None:
+def test_the_boot_and_the_machine_are_known_alone(machine: Path) -> None:
     assert boot_id(machine) == MACHINE["proc/sys/kernel/random/boot_id"]
     assert boot_id(machine / "nowhere") is None
+    assert product_uuid(machine) == MACHINE["sys/class/dmi/id/product_uuid"]
+    assert product_uuid(machine / "nowhere") is None
 
 
 @pytest.mark.needs("gcc")

@@ -6,6 +6,7 @@ The vCenter is the simulator over TLS; what its VM takes follows this machine's 
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,14 +17,16 @@ from typing import Any
 import pytest
 
 from infra.placement import boot_id
-from pipeline.hypervisor import _clock
+from pipeline.hypervisor import _clock, fetch_windows
 from pipeline.recipe import Tracking as TrackingSettings
 from pipeline.stage_process import StageProcess
 from pipeline.tracking import Tracking
+from telemetry.clock import measure_offset_ns
 from telemetry.runfolder import RunFolder, find_run
 from telemetry.session import Session
 from tests.pipeline.small import STAGES, command, environment, latest, run_command
 from tests.pipeline.test_tracking import free_port
+from tests.telemetry.vcenter_past import Past
 from tests.vcsim_mirror import Mirror
 from tests.vcsim_server import PASSWORD, READER_PASSWORD, Vcsim
 
@@ -191,6 +194,40 @@ def test_windows_are_fetched_later_by_the_clock_of_the_run(tmp_path: Path) -> No
     assert _clock(record).offset_ns == 7
     record["clock"]["boot_id"] = "another"
     assert abs(_clock(record).now_ns() - time.time_ns()) < 60e9
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_windows_that_are_fetched_on_another_machine_are_those_of_the_vm_that_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, known: bool
+) -> None:
+    other = "4220f5a4-5c3e-4b1a-9d0e-ffffffffffff"
+    monkeypatch.setattr("telemetry.backfill.dmi_uuid", lambda: other)
+    with Vcsim(machines=2, hosts=1, standalone=0) as vcsim:
+        uuids = {"DC0_C0_RP0_VM0": other, "DC0_C0_RP0_VM1": UUID}
+        vcsim.control(vms=[{"name": name, "uuid": uuid} for name, uuid in uuids.items()])
+        for name, value in vcsim.environ(reader=True).items():
+            monkeypatch.setenv(name, value)
+        past = Past(vcsim, tmp_path / "run", ago_s=900, seconds=600)
+        record = {
+            **past.folder.read(),
+            "host": "elsewhere",
+            "clock": {"offset_start_ns": 0, "boot_id": "another"},
+            "vcenter": vcsim.settings().to_json(),
+            "product_uuid": UUID if known else None,
+            "losses": [],
+        }
+        past.folder.write(record)
+        losses = fetch_windows(past.folder, print, wait=False)
+        found = {event["vm"] for event in past.events("placement")}
+        if known:
+            assert (losses, found) == ([], {"DC0_C0_RP0_VM1"})
+            return
+        assert found == set()
+        assert losses[0].startswith("vcenter: which VM ran it is not known: its record has no UUID")
+        clock = {"offset_start_ns": measure_offset_ns(), "boot_id": boot_id()}
+        past.folder.write({**record, "host": platform.node(), "clock": clock})
+        fetch_windows(past.folder, print, wait=False)
+        assert {event["vm"] for event in past.events("placement")} == {"DC0_C0_RP0_VM0"}
 
 
 def test_a_stage_is_not_told_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
