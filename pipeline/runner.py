@@ -29,7 +29,7 @@ from pipeline.leftovers import kill_children, recover_dead_runs
 from pipeline.recipe import Recipe, telemetry_settings
 from pipeline.stage import Stage
 from pipeline.stage_process import Interrupts, StageProcess
-from pipeline.stages import build_stages
+from pipeline.stages import build_stages, uses_cluster
 from pipeline.succession import Succession
 from pipeline.tracking import Tracking, TrackingAway
 from telemetry.clock import Clock, measure_offset_ns
@@ -234,6 +234,12 @@ class Run:
             self.folder.path / "logs" / f"{stage.name}.log",
             without=[self.recipe.vcenter.password_env],
         )
+        scheduler = self.recipe.cluster.scheduler if uses_cluster(stage) else ""
+        if scheduler:
+            self._lost(
+                f"stage {stage.name}: its work goes to the workers of {scheduler}, which this run "
+                "does not watch: the figures are those of the client alone"
+            )
         start_ns = self.clock.now_ns()
         entry: dict[str, Any] = {}
         try:
@@ -247,6 +253,7 @@ class Run:
                     pid=child.pid,
                     key=key,
                     inputs=_as_json(inputs),
+                    scheduler=scheduler or None,
                 )
             recording.watch(stage.name, child.pid, orphans=True)
             child.follow(partial(self.listener.stage_progress, stage.name), recording.revive)

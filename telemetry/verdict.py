@@ -32,6 +32,7 @@ _WEAKER = {
     "data": {"cpu-one", "cpu-some", "idle", "disk-machine", "network"},
     "cpu": {"cpu-all", "cpu-one", "cpu-some"},
     "disk": {"disk-machine"},
+    "cluster": {"disk-machine", "network"},
     "network": {"idle"},
 }
 """What only says the verdict's own figures again in other words is not told beside it."""
@@ -91,6 +92,8 @@ def _judge(figures: Figures) -> Verdict:
         {"verdict": rule.verdict, "rule": rule.id, "sentence": finding.sentence}
         for rule, finding in found
     ]
+    if figures.unwatched is not None:
+        missing.append(f"what {figures.unwatched} did, to whom its work went: nobody watched them")
     told["missing"] = missing
     told["io"] = io_account(figures)
     return told

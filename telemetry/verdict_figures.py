@@ -175,6 +175,12 @@ class Figures:
         share = share_of(row.total_share, row.coverage)
         return f"{metric} of {entity} covers {100 * share:.0f} % of the stage"
 
+    @property
+    def unwatched(self) -> str | None:
+        """Who did its work where nobody watched: the workers of a scheduler; None without one."""
+        scheduler = self.told.get("scheduler")
+        return f"the workers of {scheduler}" if scheduler else None
+
     def _value(self, metric: str) -> float:
         one = self.get("stage", metric, "mean")
         assert one is not None  # judged only where these are there

@@ -223,6 +223,16 @@ def _cpu_some(figures: Figures) -> Finding | None:
     return Finding(f"it used {figures.cores:.2f} CPUs", [*figures.base()])
 
 
+def _cluster(figures: Figures) -> Finding | None:
+    if figures.unwatched is None or figures.asleep < limit("most_of_the_time"):
+        return None
+    return Finding(
+        f"for {percent(figures.asleep)} of its time none of its own processes ran or waited for a "
+        f"disk: its work went to {figures.unwatched}, which this run does not watch",
+        [*figures.base()],
+    )
+
+
 def _network(figures: Figures) -> Finding | None:
     busiest = figures.busiest_interface()
     if busiest is None or figures.asleep < limit("most_of_the_time"):
@@ -238,7 +248,7 @@ def _network(figures: Figures) -> Finding | None:
 
 
 def _idle(figures: Figures) -> Finding | None:
-    if figures.asleep < limit("most_of_the_time"):
+    if figures.unwatched is not None or figures.asleep < limit("most_of_the_time"):
         return None
     return Finding(
         f"for {percent(figures.asleep)} of its time none of its processes ran or waited for a "
@@ -305,13 +315,18 @@ RULES = (
          asks="it used a CPU most of the time, and no more than one_thread", holds=_cpu_one),
     Rule(id="cpu-some", verdict="CPU-bound",
          asks="it used CPUs most of the time, several but not all", holds=_cpu_some),
+    Rule(id="cluster", verdict="unknown",
+         asks="its processes slept most of the time, and its work went to the workers of a "
+         "scheduler, which nobody watched", holds=_cluster),
     Rule(id="disk-machine", verdict="disk-bound",
          asks="its processes slept most of the time, it had storage_bytes_per_s, and PSI io or a "
          "device of the machine was busy most of the time", holds=_disk_of_machine),
     Rule(id="network", verdict="network-bound",
          asks="its processes slept most of the time, and an interface other than lo had "
          "network_bytes_per_s", holds=_network),
-    Rule(id="idle", verdict="idle", asks="its processes slept most of the time", holds=_idle),
+    Rule(id="idle", verdict="idle",
+         asks="its processes slept most of the time, and no scheduler's workers did its work",
+         holds=_idle),
 )  # fmt: skip
 """In order: the first that holds decides."""
 BESIDE = (

@@ -26,6 +26,12 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     return [kind.from_recipe(recipe) for kind in STAGES]
 
 
+def uses_cluster(stage: Stage) -> bool:
+    """Whether the stage hands its work to Dask workers, or to those of ``cluster.scheduler``."""
+    generates = isinstance(stage, IngestStage) and stage.source == "generator"
+    return generates or isinstance(stage, ProcessingStage | FeaturesStage)
+
+
 def cluster_settings(recipe: Recipe) -> ClusterSettings:
     """The Dask workers that the recipe asks for."""
     cluster = recipe.cluster

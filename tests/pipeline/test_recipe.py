@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import date
 from pathlib import Path
 
@@ -9,11 +10,24 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.recipe import EMBEDDED, Recipe, RecipeError, known_keys, read_recipe
+from pipeline.stages import build_stages, uses_cluster
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_recipes_are_valid(name: str) -> None:
     assert read_recipe(name).name == name
+
+
+@pytest.mark.parametrize("source", ["generator", "files"])
+def test_the_stages_that_use_the_cluster_are_those_that_open_one(source: str) -> None:
+    stages = build_stages(read_recipe("default", [f"data.source={source}"]))
+    opening = {
+        one.name
+        for one in stages
+        if "open_cluster" in inspect.getsource(type(one))
+        and not (one.name == "ingest" and source == "files")
+    }
+    assert {one.name for one in stages if uses_cluster(one)} == opening
 
 
 def test_all_problems_at_once_with_the_nearest_known_key() -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from telemetry.runfolder import list_runs
-from tests.pipeline.small import STAGES, command, environment, run_command, statuses
+from tests.pipeline.small import STAGES, command, environment, run, run_command, statuses
 
 
 def test_two_runs_at_once_share_the_work(tmp_path: Path) -> None:
@@ -33,6 +33,16 @@ def test_two_runs_at_once_share_the_work(tmp_path: Path) -> None:
     for folder in list_runs(out):
         assert folder.profile_json.is_file()
         assert folder.report_html.is_file()
+
+
+def test_work_that_goes_to_a_scheduler_is_told_as_unwatched(tmp_path: Path) -> None:
+    address = "tcp://127.0.0.1:9"  # nobody there, so that the first stage is the last
+    record = run(tmp_path / "runs", "--set", f"cluster.scheduler={address}", code=1)
+    assert record["stages"][0]["scheduler"] == address
+    assert (
+        f"stage ingest: its work goes to the workers of {address}, which this run does not watch: "
+        "the figures are those of the client alone"
+    ) in record["losses"]
 
 
 def on_a_small_disk(disk: Path, size: str, words: list[str]) -> subprocess.CompletedProcess[str]:

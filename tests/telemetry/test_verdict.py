@@ -132,6 +132,33 @@ CASES: list[tuple[str, str, Means]] = [
 ]
 
 
+def with_scheduler() -> dict[str, Any]:
+    run = a_run()
+    run["stages"][0]["scheduler"] = "tcp://192.0.2.10:8786"
+    return run
+
+
+@pytest.mark.parametrize(
+    ("rule", "verdict", "means"),
+    [
+        ("cluster", "unknown", {CPU: 0.02, READY: 0.01}),
+        ("cluster", "unknown", {CPU: 0.1, READY: 0.1, RX: 12e6}),
+        ("cluster", "unknown", {CPU: 0.1, READY: 0.1, READ: 5e6, DEVICE: 0.9}),
+        ("cpu-one", "CPU-bound", ONE_THREAD),
+        ("mixed", "unknown", {CPU: 0.3, READY: 0.35, DISK: 0.3, READ: 1e6}),
+    ],
+)
+def test_a_stage_whose_work_others_did_is_not_called_idle(
+    rule: str, verdict: str, means: Means
+) -> None:
+    found = judged(QUIET | means, with_scheduler())
+    assert (found["rule"], found["verdict"], found["also"]) == (rule, verdict, [])
+    assert ("the workers of tcp://192.0.2.10:8786" in found["sentence"]) == (rule == "cluster")
+    assert found["missing"] == [
+        "what the workers of tcp://192.0.2.10:8786 did, to whom its work went: nobody watched them"
+    ]
+
+
 @pytest.mark.parametrize(("rule", "verdict", "means"), CASES)
 def test_each_cause_has_its_rule(rule: str, verdict: str, means: Means) -> None:
     found = judged(QUIET | means)
@@ -141,6 +168,7 @@ def test_each_cause_has_its_rule(rule: str, verdict: str, means: Means) -> None:
 
 def test_every_rule_is_somewhere_the_one_that_decides() -> None:
     known = {rule for rule, _, _ in CASES} | {"hypervisor", "vm-limit"}  # test_verdict_vm
+    known |= {"cluster"}  # of a stage that names a scheduler
     assert {rule.id for rule in RULES} | {"mixed"} == known
 
 
