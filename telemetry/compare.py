@@ -32,7 +32,8 @@ Outcome = Literal["same", "differs", "unsure"]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """``only``: stages that one side alone has; ``too_small``: figures below their grain.
+    """``only``: stages that one side alone has, less those that the other has in its
+    ``incomplete``; ``too_small``: figures below their grain.
 
     ``only_figures``: by side, those of the stages of both sides that it alone has.
     """
@@ -73,7 +74,8 @@ class Comparison:
 
     def open_points(self) -> list[str]:
         """Why nothing that differs does not yet mean the same, a sentence each."""
-        points = [
+        points = [*_not_whole(self.a, "A"), *_not_whole(self.b, "B")]
+        points += [
             f"{stage} was measured on one side only"
             for side in ("a", "b")
             for stage in self.only[side]
@@ -136,6 +138,7 @@ class Comparison:
             "times": [row.to_json() for row in self.times],
             "metrics": [row.to_json() for row in self.rest],
             "only": self.only,
+            "incomplete": {"a": dict(self.a.incomplete), "b": dict(self.b.incomplete)},
             "unpaired": sum(map(len, self.only_figures.values())),
             "only_figures": {
                 side: [one.text for one in ones] for side, ones in self.only_figures.items()
@@ -148,6 +151,19 @@ class Comparison:
                 for stage, (a, b) in self.held_back_by.items()
             },
         }
+
+
+def _not_whole(side: Reference, key: str) -> Iterator[str]:
+    """A sentence for each stage that some runs of a side did not measure, or of the runs that did
+    not finish for another reason."""
+    for stage, many in side.incomplete.items():
+        yield f"{stage} was measured in {_runs(many, side.runs)} of {key}"
+    if side.unfinished and not side.incomplete:
+        yield f"{_runs(side.unfinished, side.runs)} of {key} did not finish"
+
+
+def _runs(many: int, of: int) -> str:
+    return "no run" if not many else "the run" if of == 1 else f"{many} of {of} runs"
 
 
 def _unused(side: Reference) -> set[str]:
@@ -247,8 +263,8 @@ def compare(
         times=times,
         rest=rest,
         only={
-            "a": [one.name for one in a.stages if one.name not in b.by_stage],
-            "b": [one.name for one in b.stages if one.name not in a.by_stage],
+            "a": [one.name for one in a.stages if one.name not in {*b.by_stage, *b.incomplete}],
+            "b": [one.name for one in b.stages if one.name not in {*a.by_stage, *a.incomplete}],
         },
         only_figures={
             "a": sorted(one for s in stages for one in _only(s, b.by_stage[s.name])),

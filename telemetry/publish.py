@@ -31,6 +31,8 @@ _NEVER = re.compile(r"clock_.*|.*_total_bytes|mem_peak_rss_bytes|.*_estimate|cpu
 _BEFORE = re.compile(r"machine mem_.*|cgroup cgroup_mem_.*|vm:[^ ]+ vm_mem_(consumed|active)_bytes")
 """Memory of a whole machine: what filled it ran before, and runs in a row resemble each other."""
 _PSEUDONYM = re.compile(r"(vm:vm-\d+@host-\d+|esxi:host-\d+)(/.*)?")
+_WELL = frozenset({"finished", "reused", "skipped"})
+"""How a stage ends without anything having failed in it."""
 _OF_PLACEMENT = ("host", "system", "vm", "esxi_host", "datastores", "vms")
 
 
@@ -45,9 +47,10 @@ def reference_of(
     """Runs of one recipe as a published profile. Raises ValueError with a sentence if they are not.
 
     ``whole``: every run must have finished with every stage measured in it, and there must be
-    three; else stages that were not measured in all of them are left out. ``beside``: other runs,
-    whose environments have the same pseudonyms for the same names, and others for others. What is
-    measured is numbered within each run: a VM is the run's own one, wherever it lies.
+    three; else stages that were not measured in all of them are left out, and ``incomplete`` names
+    those that were in some. ``beside``: other runs, whose environments have the same pseudonyms for
+    the same names, and others for others. What is measured is numbered within each run: a VM is the
+    run's own one, wherever it lies.
     """
     runs = [_Run(folder, keep_names) for folder in folders]
     _check(runs, whole)
@@ -75,7 +78,22 @@ def reference_of(
         stages=tuple(_together(stage, runs) for stage in names),
         absent=_absent(runs),
         stagescope=VERSION,
+        incomplete=_incomplete(runs),
+        unfinished=sum(one.record["status"] != "finished" for one in runs),
     )
+
+
+def _incomplete(runs: Sequence[_Run]) -> dict[str, int]:
+    """In how many runs a stage was measured, of those that some measured and others did not, or
+    that did not end well in any. One that all reused or skipped is none."""
+    noted = [stage for run in runs for stage in run.record["stages"]]
+    broken = {stage["name"] for stage in noted if stage["status"] not in _WELL}
+    measured = {one["name"]: sum(one["name"] in run.stages for run in runs) for one in noted}
+    return {
+        name: many
+        for name, many in measured.items()
+        if many < len(runs) and (many or name in broken)
+    }
 
 
 def _differ(values: Sequence[Any]) -> bool:

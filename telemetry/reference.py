@@ -155,7 +155,12 @@ def _by_number(counted: Counter[str]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Runs of one recipe, together. ``varied``: what of the environment was not alike in all."""
+    """Runs of one recipe, together. ``varied``: what of the environment was not alike in all.
+
+    ``incomplete``: stages that are left out since some runs alone measured them, or none where one
+    failed, with how many did; ``unfinished``: runs that were not finished. What is published is of
+    whole runs: there are none in it, and its file has neither.
+    """
 
     name: str
     recipe: Mapping[str, Any]
@@ -167,6 +172,8 @@ class Reference:
     varied: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     absent: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stagescope: str = ""
+    incomplete: Mapping[str, int] = field(default_factory=dict)
+    unfinished: int = 0
 
     @cached_property
     def sittings(self) -> tuple[int, ...]:

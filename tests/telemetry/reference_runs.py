@@ -29,11 +29,12 @@ def made_run(
     recipe: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
     verdict: str | None = None,
+    ended: Mapping[str, str] | None = None,
     **more: Any,
 ) -> RunFolder:
     """A finished run whose stages took so long; ``rows`` beside the stages' CPU time.
 
-    ``verdict``: what held the training back.
+    ``verdict``: what held the training back; ``ended``: how stages did that did not finish.
     """
     folder = RunFolder(out / f"2026-{number:02d}")
     folder.path.mkdir(parents=True)
@@ -41,7 +42,8 @@ def made_run(
     for name, took in seconds.items():
         end = at + round(took * 1e9)
         stages.append(
-            {"name": name, "status": "finished", "start_ns": at, "end_ns": end}
+            {"name": name, "status": (ended or {}).get(name, "finished"), "start_ns": at}
+            | {"end_ns": end}
             | {"reused_from": None, "reason": None}
         )
         found.append(cpu(name, 0.8 * took))

@@ -312,6 +312,64 @@ def test_a_stage_of_one_side_leaves_it_open(tmp_path: Path) -> None:
     assert got.outcome == "unsure"
 
 
+def some_ended(out: Path, name: str, *ended: str) -> Reference:
+    """A run for each way in which its training ended."""
+    noise = zip(QUIET, ended, strict=False)
+    folders = [
+        made_run(out / name, i, {"processing": 4 * one, "training": 10 * one},
+                 ended={"training": how})
+        for i, (one, how) in enumerate(noise, 1)
+    ]  # fmt: skip
+    return reference_of(name, folders)
+
+
+ALL = ("finished",) * 3
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "points"),
+    [
+        (ALL, ALL, []),
+        (ALL, ("finished", "finished", "failed"), ["in 2 of 3 runs of B"]),
+        (ALL, ("finished", "reused", "finished"), ["in 2 of 3 runs of B"]),
+        (ALL, ("reused",) * 3, ["on one side only"]),
+        (ALL, ("failed",) * 3, ["in no run of B"]),
+        (ALL, ("killed",), ["in no run of B"]),
+        (
+            ("failed", "finished", "finished"),
+            ("skipped", "finished", "reused"),
+            ["in 2 of 3 runs of A", "in 1 of 3 runs of B"],
+        ),
+        (("failed",) * 3, ("failed",) * 3, ["in no run of A", "in no run of B"]),
+        (("reused",) * 3, ("reused",) * 3, []),
+        (("skipped",) * 3, ("reused", "skipped", "reused"), []),
+    ],
+)
+def test_a_stage_that_some_runs_did_not_measure_leaves_it_open(
+    tmp_path: Path, of_a: Sequence[str], of_b: Sequence[str], points: Sequence[str]
+) -> None:
+    got = compare(some_ended(tmp_path, "a", *of_a), some_ended(tmp_path, "b", *of_b))
+    of_training = [one for one in got.open_points() if one.startswith("training")]
+    assert of_training == [f"training was measured {point}" for point in points]
+    assert got.outcome == ("unsure" if points else "same")
+
+
+def test_what_was_measured_in_some_runs_is_on_neither_side_alone(tmp_path: Path) -> None:
+    a, b = some_ended(tmp_path, "a", *ALL), some_ended(tmp_path, "b", *ALL[1:], "failed")
+    told = compare(a, b).to_json()
+    assert told["only"] == {"a": [], "b": []}
+    assert told["incomplete"] == {"a": {}, "b": {"training": 2}}
+
+
+def test_runs_that_did_not_finish_leave_it_open_though_every_stage_did(tmp_path: Path) -> None:
+    whole = side(tmp_path, "a", runs=3)
+    for runs, told in ((1, "the run of B"), (3, "3 of 3 runs of B")):
+        cut = side(tmp_path, f"b{runs}", runs=runs, status="failed")
+        got = compare(whole, cut)
+        assert got.outcome == "unsure"
+        assert f"{told} did not finish" in got.open_points()
+
+
 def test_what_others_share_is_evidence_and_decides_nothing(tmp_path: Path) -> None:
     rows = [[row("training", "machine", "psi_cpu_some_seconds", "s", s)] for s in (1.0, 9.0)]
     got = compare(side(tmp_path, "a", rows=rows[0]), side(tmp_path, "b", rows=rows[1]))
