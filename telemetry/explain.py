@@ -5,20 +5,25 @@ the environment would explain it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import log
 from typing import Any
 
 from telemetry.compared import Compared, Rule
-from telemetry.publish import flatten
+from telemetry.publish import differ, flatten
 from telemetry.reference import Entry, Reference, StageEntries
 from telemetry.witness import POINTS_TO, Witness, witnesses
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentDifference:
-    """A key of the environment that both sides have with different values, or one side alone."""
+    """A key of the environment that was not alike in all runs of both sides.
+
+    ``a``, ``b``: the value of a side, None where it has none; what occurred, in words and with the
+    number of runs, where its own runs were not alike.
+    """
 
     key: str
     a: Any
@@ -119,13 +124,29 @@ class Explanation:
 
 
 def environment_differences(a: Reference, b: Reference) -> list[EnvironmentDifference]:
-    """All keys by which the environments differ, but for the names of the machines."""
-    one, two = ({**dict(flatten(r.environment)), "stagescope": r.stagescope} for r in (a, b))
-    return [
-        EnvironmentDifference(key=key, a=one.get(key), b=two.get(key))
-        for key in dict.fromkeys([*one, *two])
-        if one.get(key) != two.get(key) and not key.endswith(("placement.host", "reason"))
-    ]
+    """All keys that were not alike in all runs of both, but for the names of the machines."""
+    one, two = _occurred(a), _occurred(b)
+    found = []
+    for key in dict.fromkeys([*one, *two]):
+        of_a, of_b = one.get(key, [None]), two.get(key, [None])
+        if differ([*of_a, *of_b]) and not key.endswith(("placement.host", "reason")):
+            found.append(EnvironmentDifference(key=key, a=_together(of_a), b=_together(of_b)))
+    return found
+
+
+def _occurred(side: Reference) -> dict[str, Sequence[Any]]:
+    """The values of each key: that of all runs, or one for each where they were not alike."""
+    alike = {**dict(flatten(side.environment)), "stagescope": side.stagescope}
+    return {**{key: [value] for key, value in alike.items()}, **side.varied}
+
+
+def _together(values: Sequence[Any]) -> Any:
+    if not differ(values):
+        return values[0]
+    counted = Counter(map(_said, values)).most_common()
+    told = [f"{value} ({many} run{'' if many == 1 else 's'})" for value, many in counted[:3]]
+    more = f" and {len(counted) - 3} more" if len(counted) > 3 else ""
+    return f"{' and '.join(told)}{more}"
 
 
 def explain(

@@ -74,7 +74,7 @@ def reference_of(
             "to": _when(max(one.record["ended_ns"] or one.record["started_ns"] for one in runs)),
         },
         environment=environments[0],
-        varied={key: values for key, values in varied.items() if _differ(values)},
+        varied={key: values for key, values in varied.items() if differ(values)},
         stages=tuple(_together(stage, runs) for stage in names),
         absent=_absent(runs),
         stagescope=VERSION,
@@ -96,7 +96,8 @@ def _incomplete(runs: Sequence[_Run]) -> dict[str, int]:
     }
 
 
-def _differ(values: Sequence[Any]) -> bool:
+def differ(values: Sequence[Any]) -> bool:
+    """Whether not all are alike."""
     return any(value != values[0] for value in values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from telemetry.compare import compare
 from telemetry.explain import cpu_speeds
 from telemetry.profile import Row
+from telemetry.publish import reference_of
 from telemetry.reference import DURATION, Entry, Reference
-from tests.telemetry.reference_runs import ENVIRONMENT, row, side
+from tests.telemetry.reference_runs import ENVIRONMENT, QUIET, made_run, row, side
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,44 @@ def test_a_difference_is_explained_by_resource_and_environment(
     assert explained.stage == "training"
     assert resource in explained.resources
     assert told.lower() in explained.sentence.lower()
+
+
+def of_kernels(out: Path, name: str, training: float, kernels: Sequence[str | None]) -> Reference:
+    """A run on each of these kernels; none that told none."""
+    rows = [waited("io", training - 9.9)]
+    folders = [
+        made_run(out / name, i, {"training": training * noise}, rows=rows,
+                 environment={**ENVIRONMENT, **({} if kernel is None else {"kernel": kernel})})
+        for i, (noise, kernel) in enumerate(zip(QUIET, kernels, strict=True), 1)
+    ]  # fmt: skip
+    return reference_of(name, folders)
+
+
+ONE_OF_FIVE = ("K1", "K2", "K2", "K2", "K2")
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "told"),
+    [
+        (("K2",) * 5, ("K2",) * 5, None),
+        (("K1",) * 5, ("K2",) * 5, "kernel: K1 in A, K2 in B"),
+        (ONE_OF_FIVE, ("K2",) * 5, "kernel: K2 (4 runs) and K1 (1 run) in A, K2 in B"),
+        (("K1",) * 5, ONE_OF_FIVE, "kernel: K1 in A, K2 (4 runs) and K1 (1 run) in B"),
+        (ONE_OF_FIVE, ONE_OF_FIVE, "kernel: K2 (4 runs) and K1 (1 run) in A, K2 (4 runs) and K1"),
+        (
+            (None, "K1", "K2", "K3", "K3"),
+            (None,) * 5,
+            "kernel: K3 (2 runs) and none (1 run) and K1 (1 run) and 1 more in A, none in B",
+        ),
+    ],
+)
+def test_what_the_runs_of_a_side_were_not_alike_in_is_told_with_their_number(
+    tmp_path: Path, of_a: Sequence[str], of_b: Sequence[str], told: str | None
+) -> None:
+    a, b = of_kernels(tmp_path, "a", 10.0, of_a), of_kernels(tmp_path, "b", 16.0, of_b)
+    (explained,) = compare(a, b).explanations
+    assert "disk" in explained.resources
+    assert (told or "Nothing known of the environments explains it") in explained.sentence
 
 
 def throttled(seconds: float) -> Row:
