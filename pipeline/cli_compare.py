@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from telemetry.runfolder import RunFolder
 
 EXIT = {"same": 0, "differs": 1, "unsure": 2}
+SCHEMA = "stagescope.comparison/1"
+"""As in ``telemetry.compare``, which cannot say it where numpy or scipy cannot be loaded."""
 
 
 def _number(option: click.Parameter, value: float) -> float:
@@ -231,7 +233,6 @@ def _never_taken_for_a_difference(as_json: bool, done: Sequence[RunFolder]) -> I
 
     ``done``: with any run that is whole, a document is told too, if one was asked for.
     """
-    from telemetry.compare import SCHEMA
 
     def unsure(why: str) -> None:
         if as_json:

@@ -18,9 +18,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.cli_compare import COMMANDS
+from pipeline.cli_compare import SCHEMA as SAID
 from pipeline.cli_options import SentenceGroup
 from pipeline.cli_profile import profile
 from pipeline.reproduce import foreign, published_defaults, ready
+from telemetry.compare import SCHEMA
 from telemetry.publish import reference_of
 from telemetry.published_recipe import is_same_recipe
 from telemetry.reference import read_reference
@@ -283,6 +285,19 @@ def test_whatever_goes_wrong_is_never_taken_for_a_difference(
     done = call("reproduce", str(published), "--out", str(tmp_path))
     assert done.exit_code == 2
     assert "outcome: could not tell" in done.output
+
+
+def test_a_module_that_cannot_be_loaded_is_never_taken_for_a_difference(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "telemetry.compare", None)
+    done = call("reproduce", str(published), "--out", str(tmp_path), "--json")
+    assert done.exit_code == 2
+    assert "outcome: could not tell: a fault of stagescope itself" in done.stderr
+    said = json.loads(done.stdout)
+    assert said["schema"] == SAID == SCHEMA
+    assert said["outcome"] == "unsure"
+    assert said["open"][0].startswith("a fault of stagescope itself: ModuleNotFoundError")
 
 
 def test_a_command_that_is_not_told_in_whole_is_not_run(published: Path, tmp_path: Path) -> None:
