@@ -300,7 +300,7 @@ def _tell(comparison: Comparison, as_json: bool) -> None:
     from pipeline.show_compare import show_comparison
 
     if as_json:
-        echo(json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(comparison.to_json(), indent=1, allow_nan=False))
         return
     show_comparison(make_console(of_work=True), comparison)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -29,8 +30,11 @@ def make_console(*, stderr: bool = False, of_work: bool = False) -> Console:
     """A console; where there is no terminal, lines are long enough for every table.
 
     What is told of work, as all on stderr is, may lose its reader (``| head``): the work goes on
-    unseen. Elsewhere that is a BrokenPipeError.
+    unseen. Elsewhere that is a BrokenPipeError. What the locale has no character for is spelled
+    out, as Python itself does on stderr.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     console = _Console(stderr=stderr, markup=False)  # names may have square brackets
     if not console.is_terminal:
         console = _Console(stderr=stderr, markup=False, width=160)

@@ -337,7 +337,7 @@ def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
 def read_reference(path: Path) -> Reference:
     """Read a published profile. Raises ValueError or FileNotFoundError with the file's name."""
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict):
             raise ValueError("it is no JSON object")
         return Reference.from_json(document)

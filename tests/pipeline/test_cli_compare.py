@@ -406,6 +406,36 @@ def test_both_statistics_are_named_and_where_they_disagree_it_is_told(tmp_path: 
     assert "medians say otherwise" not in call("compare", sides[0], sides[0]).stdout
 
 
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "latin-1"}])
+def test_what_the_locale_has_no_character_for_loses_no_answer(
+    tmp_path: Path, locale: dict[str, str]
+) -> None:
+    runs, file = made(tmp_path / "runs"), tmp_path / "x.json"
+    named = call("profile", "publish", *runs, "--name", "größer →", "--file", str(file))
+    assert named.exit_code == 0, named.output
+    code = "from tests.pipeline.test_cli_compare import main; main()"
+    for more in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "compare", str(file), ",".join(runs), *more],
+            capture_output=True,
+            check=False,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+                "PYTHONUTF8": "0",
+                "PYTHONCOERCECLOCALE": "0",
+                **locale,
+            },
+        )
+        assert done.returncode == 0, done.stderr
+        told = done.stdout.decode("latin-1")
+        if more:
+            assert json.loads(told)["a"]["name"] == "größer →"
+        else:
+            assert "er \\u2192 (3 runs)" in told
+            assert "outcome: " in told
+
+
 def test_another_verdict_is_told_with_the_comparison(tmp_path: Path) -> None:
     sides = [
         ",".join(made(tmp_path / name, verdict=verdict))
