@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from telemetry.reference_checks import check_document
 from telemetry.runfolder import write_atomically
 from telemetry.statistics import digits
 
@@ -251,22 +252,26 @@ class Reference:
     def to_text(self) -> str:
         """The file: a line for each metric, so that a change in git is a line as well."""
         document = self.to_json()
+        mark, whole = "@", _json(document)
+        while f'"{mark}' in whole:  # so that no text of its own is taken for a line's place
+            mark += "@"
         lines: list[str] = []
 
         def kept(metric: Mapping[str, Any]) -> str:
-            lines.append(json.dumps(metric, ensure_ascii=False, allow_nan=False))
-            return f"@line {len(lines) - 1}@"
+            lines.append(_json(metric))
+            return f"{mark}{len(lines) - 1}"
 
         for stage in document["stages"]:
             stage["metrics"] = [kept(metric) for metric in stage["metrics"]]
-        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-        return re.sub(r'"@line (\d+)@"', lambda found: lines[int(found[1])], text) + "\n"
+        text = _json(document, indent=1)
+        return re.sub(rf'"{mark}(\d+)"', lambda found: lines[int(found[1])], text) + "\n"
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Reference:
-        """Read a published profile; ValueError for a schema or a digest that cannot be."""
+        """Read a published profile; ValueError for one that is not whole, or was changed."""
         try:
             data = _upgraded(dict(document))
+            check_document(data, DURATION)
             one = cls(
                 stages=tuple(
                     StageEntries(
@@ -290,6 +295,10 @@ class Reference:
                 "stands beside it: the file was changed after it was published"
             )
         return one
+
+
+def _json(data: Any, indent: int | None = None) -> str:
+    return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 _PLAIN = (

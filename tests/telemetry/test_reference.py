@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -275,6 +276,61 @@ def test_a_profile_that_does_not_say_when_each_run_began_is_refused(tmp_path: Pa
     del measured["run_s"]
     with pytest.raises(ValueError, match=r"when it was measured: KeyError\('run_s'\)"):
         read()
+
+
+def test_what_is_typed_is_never_taken_for_a_line_of_the_file(tmp_path: Path) -> None:
+    for number, name in enumerate(("@line 0@", "@0", '"@0"', '"@@1')):
+        named = reference_of(name, runs(tmp_path / str(number)))
+        assert Reference.from_json(json.loads(named.to_text())) == named
+
+
+def changed(document: Any, place: Sequence[str | int], value: Any) -> Any:
+    """A copy with another value at that place, or without it where that is ``...``."""
+    copied = json.loads(json.dumps(document))
+    inner = copied
+    for key in place[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (("environment",), None, "environment is null, and not an object"),
+        (("varied", "kernel"), ["a", "b"], r'varied kernel is \["a", "b"\], and not a value'),
+        (("absent", "gone"), None, "absent 'gone' is null, and not a list"),
+        (("measured", "from"), ..., "measured from is missing"),
+        (("measured", "to"), 7, "measured to is 7, and not a text"),
+        (("measured", "run_s"), float("inf"), r"measured\.run_s is Infinity, which is no finite"),
+        (("runs",), 0, "runs is 0, and not how many there were"),
+        (("stages", 1), [], r"stage 2 is \[\], and not an object"),
+        (("stages", 1, "start_s"), "now", 'stage 2: start_s is "now", and not a number'),
+        (("stages", 1, "held_back_by"), [None], r"held_back_by is \[null\], and not a value"),
+        (("stages", 1, "metrics", 0), ..., "training has no stage duration_seconds total, its own"),
+        (("stages", 1, "metrics", 0, "values", 2), None, "duration_seconds total is null in one"),
+        (("stages", 1, "metrics", 0, "values", 2), -1.0, r"duration_seconds total is -1\.0 in one"),
+        (("stages", 1, "metrics", 1, "values"), [1.0], r"cpu_busy_seconds total is \[1\.0\], and"),
+        (("stages", 1, "metrics", 1, "values"), [None] * 3, "cpu_busy_seconds total has no value"),
+        (("stages", 1, "metrics", 1, "values", 0), "1", 'cpu_busy_seconds total has "1" in it'),
+        (("stages", 1, "metrics", 1, "values", 0), float("nan"), r"values\.0 is NaN, which is no"),
+        (("stages", 1, "metrics", 1, "values", 0), 10**309, r"values\.0 is 1000+…, which is no"),
+        (("stages", 1, "metrics", 1, "unit"), ..., "stage training, figure 2: unit is missing"),
+    ],
+)  # fmt: skip
+def test_a_profile_that_is_not_whole_is_refused_with_what_is_wrong_in_it(
+    tmp_path: Path, place: Sequence[str | int], value: Any, told: str
+) -> None:
+    file = tmp_path / "odd.json"
+    document = reference_of("lab", runs(tmp_path / "runs")).to_json()
+    file.write_text(json.dumps(changed(document, place, value)))
+    with pytest.raises(ValueError, match=told) as refused:
+        read_reference(file)
+    assert str(refused.value).startswith(f"{file} is not read: no whole published profile: ")
+    assert "publish it anew" in str(refused.value)
 
 
 def test_in_one_sitting_is_without_what_sittings_differ_by(tmp_path: Path) -> None:
