@@ -189,7 +189,7 @@ def _of_recipe(
         except ValueError as error:
             told = str(error).replace(f" {file} ", " in it ")
             raise ValueError(
-                f"{reference.name} was published by stagescope {reference.stagescope}, this is "
+                f"{reference.name} was made by stagescope {reference.stagescope}, this is "
                 f"{VERSION}: {told}"
             ) from error
     if planned.problems:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ def environment() -> dict[str, Any]:
         "gpu": gpu_environment(),
         "python": platform.python_version(),
     }
+
+
+def stagescope_version() -> str:
+    """StageScope's own, as it is installed; "" where it runs from a folder that is not."""
+    try:
+        return metadata.version("stagescope")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _distribution() -> str | None:

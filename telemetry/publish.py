@@ -58,7 +58,10 @@ def reference_of(
     others = [_Run(folder, keep_names) for folder in beside]
     alike = _together_named([*others, *runs])
     environments = [one.environment(alike) for one in (*others, *runs)][len(others) :]
-    flat = [dict(flatten(one)) for one in environments]
+    flat = [
+        {**dict(flatten(where)), "stagescope": one.version}
+        for where, one in zip(environments, runs, strict=True)
+    ]
     keys = dict.fromkeys(key for one in flat for key in one)
     varied = {key: [one.get(key) for one in flat] for key in keys}
     names = [stage for stage in first.stages if all(stage in one.stages for one in runs)]
@@ -77,7 +80,7 @@ def reference_of(
         varied={key: values for key, values in varied.items() if differ(values)},
         stages=tuple(_together(stage, runs) for stage in names),
         absent=_absent(runs),
-        stagescope=VERSION,
+        stagescope=first.version,
         incomplete=_incomplete(runs),
         unfinished=sum(one.record["status"] != "finished" for one in runs),
     )
@@ -119,6 +122,7 @@ class _Run:
     def __init__(self, folder: RunFolder, keep_names: bool) -> None:
         self.record = folder.read()
         self.id = self.record["run_id"]
+        self.version = self.record.get("stagescope") or VERSION
         document = json.loads(folder.profile_json.read_text())
         profile = Profile.from_json(document)
         self.keep = keep_names

@@ -158,6 +158,7 @@ def _by_number(counted: Counter[str]) -> list[str]:
 class Reference:
     """Runs of one recipe, together. ``varied``: what of the environment was not alike in all.
 
+    ``stagescope``: the version that made them; the one that published those that do not say.
     ``incomplete``: stages that are left out since some runs alone measured them, or none where one
     failed, with how many did; ``unfinished``: runs that were not finished. What is published is of
     whole runs: there are none in it, and its file has neither.

@@ -17,7 +17,7 @@ from typing import Any
 
 from infra.placement import boot_id, product_uuid
 from telemetry.clock import Clock, measure_offset_ns
-from telemetry.environment import environment
+from telemetry.environment import environment, stagescope_version
 from telemetry.handle import Handle, not_all_written
 from telemetry.recording import Keeper, Recording
 from telemetry.runfolder import RUN_SCHEMA, RunFolder, hold, new_run_id, point_latest_at
@@ -28,6 +28,7 @@ def new_record(run_id: str, name: str, clock: Clock, **more: Any) -> dict[str, A
     """The beginning of a ``run.json``."""
     return {
         "schema": RUN_SCHEMA,
+        "stagescope": stagescope_version(),
         "run_id": run_id,
         "name": name,
         "status": "running",

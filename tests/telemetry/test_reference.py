@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from telemetry.profile import Row
 from telemetry.pseudonyms import Pseudonyms
-from telemetry.publish import reference_of, unnamed
+from telemetry.publish import VERSION, reference_of, unnamed
 from telemetry.published_recipe import is_same_recipe, published_recipe, recipe_difference
 from telemetry.reference import (
     Reference,
@@ -89,6 +89,18 @@ def test_what_is_published_is_by_its_schema_and_reads_back(tmp_path: Path) -> No
     assert read_reference(file).to_text() == file.read_text()
     again = reference_of("lab", [RunFolder(one) for one in sorted(tmp_path.glob("2026-*"))])
     assert again.to_text() == file.read_text()
+
+
+def test_the_version_is_that_of_the_runs(tmp_path: Path) -> None:
+    made = [
+        made_run(tmp_path, number, {"training": 9.0}, stagescope=version)
+        for number, version in enumerate(("0.0.1", "0.0.1", "0.0.2"), 1)
+    ]
+    alike, mixed = reference_of("a", made[:2]), reference_of("b", made)
+    assert (alike.stagescope, dict(alike.varied)) == ("0.0.1", {})
+    assert (mixed.stagescope, mixed.varied["stagescope"]) == ("0.0.1", ["0.0.1", "0.0.1", "0.0.2"])
+    silent = [made_run(tmp_path / "c", 1, {"training": 9.0})]
+    assert reference_of("c", silent).stagescope == VERSION
 
 
 def test_a_metric_is_one_line_for_git(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def test_a_span_is_a_run_of_its_own(tmp_path: Path) -> None:
     folder = find_run("latest", tmp_path)
     record = folder.read()
     assert record["status"] == "finished"
+    assert record["stagescope"] == metadata.version("stagescope")
     (stage,) = record["stages"]
     used_s = stage["rusage"]["user_s"] + stage["rusage"]["system_s"]
     assert used_s >= 0.59
