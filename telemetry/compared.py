@@ -66,6 +66,12 @@ class Rule:
         step = min(max(step, -_MOST), _MOST)
         return 2 * self.grain * (math.sinh(level + step) - math.sinh(level))
 
+    def within(self, level: float, share: float) -> tuple[float, float]:
+        """The steps from a scaled level to a value that is smaller, or larger, by 1 + ``share``."""
+        value = 2 * self.grain * math.sinh(level)
+        ends = self.scaled([value / (1 + share), value * (1 + share)]) - level
+        return float(ends.min()), float(ends.max())
+
 
 TIME = Rule(grain=0.01, floor=0.002, margin=0.01)
 """10 ms: a tick of the kernel. 0.2 %: what two clocks and a process's start leave open. 1 %: as a
@@ -167,11 +173,8 @@ class Compared:
         """What it would take to call a stage the same if it is, as the end of a sentence."""
         if self.needs_sittings:
             return "; it takes runs of more sittings"
-        runs = (
-            None
-            if self.spread is None
-            else runs_for_same(self.spread, math.log1p(tolerance), ALPHA_SAME)
-        )
+        within = -TIME.within(float(TIME.scaled([self.a])[0]), tolerance)[0]
+        runs = None if self.spread is None else runs_for_same(self.spread, within, ALPHA_SAME)
         if runs is None:
             return "; it varies too much for any number of runs to tell"
         if runs <= min(self.runs_a, self.runs_b):
@@ -351,12 +354,15 @@ def _compared(stage: str, a: Entry, b: Entry, told: _Tested, tolerance: float) -
     if told.adjusted <= told.alpha:
         grown = told.step > 0
         verdict = ("slower" if grown else "faster") if is_time else ("more" if grown else "less")
-    elif told.alone is not None and abs(told.step) + told.alone <= math.log1p(tolerance):
-        verdict = "same"
+    elif told.alone is not None:
+        least, most = rule.within(level, tolerance)
+        if least <= told.step - told.alone and told.step + told.alone <= most:
+            verdict = "same"
     needed = None
     few = (told.by_sittings or 0.0) <= BY_SITTINGS
     if is_time and few and told.spread is not None and told.spread > QUIET:
-        needed = runs_needed(told.spread, math.log1p(WANTED), told.share, rule.margin)
+        wanted = rule.within(level, WANTED)[1]
+        needed = runs_needed(told.spread, wanted, told.share, rule.margin)
     return Compared(
         stage=stage,
         entity=a.entity,

@@ -388,6 +388,25 @@ def test_the_scale_is_monotone_and_goes_back(value: float, step: float, rule: Ru
     assert rule.back(level, step) * step >= 0
 
 
+@pytest.mark.parametrize("seconds", [0.002, 0.02, 0.05, 20.0])
+def test_the_tolerance_is_of_the_time_however_short(seconds: float) -> None:
+    level = float(TIME.scaled([seconds])[0])
+    least, most = TIME.within(level, 0.2)
+    assert seconds + TIME.back(level, most) == pytest.approx(1.2 * seconds)
+    assert seconds + TIME.back(level, least) == pytest.approx(seconds / 1.2)
+    if seconds > 1:
+        assert (-least, most) == pytest.approx((np.log(1.2), np.log(1.2)), abs=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 20.0])
+def test_what_varies_too_much_is_the_same_at_no_length(tmp_path: Path, seconds: float) -> None:
+    sides = (side(tmp_path, name, training=seconds, spread=70) for name in "ab")
+    got = compare(*sides)
+    training = got.times[1]
+    assert training.verdict == "unsure"
+    assert re.search(r"where nothing differs, 2\d runs", training.way_out(TOLERANCE))
+
+
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
