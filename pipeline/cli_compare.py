@@ -9,6 +9,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,7 @@ def compare(  # noqa: PLR0917 - click passes them by name
     comparison = compare_profiles(
         one, two, tolerance=tolerance / 100, defaults=published_defaults()
     )
+    comparison = replace(comparison, notes=_notes(of_a, of_b))
     _tell(comparison, as_json)
     _write_page(comparison, html, [of_a, of_b], as_json)
 
@@ -280,6 +282,15 @@ def _side(
     names = [folder.path.name for folder in folders]
     name = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
     return reference_of(name, folders, beside=beside), folders
+
+
+def _notes(of_a: Sequence[RunFolder], of_b: Sequence[RunFolder]) -> tuple[str, ...]:
+    """That both sides have runs in common, if so."""
+    both = len({one.path for one in of_a} & {one.path for one in of_b})
+    if not both:
+        return ()
+    runs = "1 run is" if both == 1 else f"{both} runs are"
+    return (f"{runs} on both sides, which the tests take to be independent of each other",)
 
 
 def _is_file(text: str) -> bool:

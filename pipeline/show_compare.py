@@ -86,7 +86,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
 
 def closing_lines(comparison: Comparison) -> list[str]:
     """Why it differs, how the environments differ, and the outcome, which is the last line."""
-    lines = [one.sentence for one in comparison.explanations]
+    lines = [f"note: {one}" for one in comparison.notes]
+    lines += [one.sentence for one in comparison.explanations]
     lines += comparison.other_verdicts()
     lines += [f"environment: {one.sentence()}" for one in comparison.environment]
     if comparison.outcome == "unsure":

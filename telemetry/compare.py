@@ -35,7 +35,8 @@ class Comparison:
     """``only``: stages that one side alone has, less those that the other has in its
     ``incomplete``; ``too_small``: figures below their grain.
 
-    ``only_figures``: by side, those of the stages of both sides that it alone has.
+    ``only_figures``: by side, those of the stages of both sides that it alone has. ``notes``: what
+    is to be known of the sides themselves, a sentence each.
     """
 
     a: Reference
@@ -48,6 +49,7 @@ class Comparison:
     too_small: int
     environment: tuple[EnvironmentDifference, ...]
     explanations: tuple[Explanation, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def found(self) -> list[Compared]:
@@ -132,6 +134,7 @@ class Comparison:
             "schema": SCHEMA,
             "outcome": self.outcome,
             "open": self.open_points(),
+            "notes": list(self.notes),
             "tolerance": self.tolerance,
             "a": _side(self.a),
             "b": _side(self.b),

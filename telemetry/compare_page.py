@@ -74,6 +74,7 @@ def _body(comparison: Comparison, lines: Sequence[Timeline | None]) -> list[Html
             tag("ul", [tag("li", one) for one in comparison.open_points()])
             if comparison.outcome == "unsure"
             else None,
+            [tag("p", f"Note: {one}.", class_="hint") for one in comparison.notes],
             tag("div", _facts(comparison.a, "A"), _facts(comparison.b, "B"), class_="sides"),
         ),
         tag(

@@ -436,6 +436,17 @@ def test_what_the_locale_has_no_character_for_loses_no_answer(
             assert "outcome: " in told
 
 
+def test_runs_on_both_sides_are_told_of(tmp_path: Path) -> None:
+    runs = made(tmp_path, 5)
+    sides, page = (",".join(runs[:3]), ",".join(runs[2:])), tmp_path / "x.html"
+    (note,) = json.loads(call("compare", *sides, "--json").stdout)["notes"]
+    assert note.startswith("1 run is on both sides")
+    assert f"note: {note}" in call("compare", *sides, "--html", str(page)).stdout
+    assert f"Note: {note}." in page.read_text()
+    assert "note: 3 runs are on both sides" in call("compare", sides[0], sides[0]).stdout
+    assert json.loads(call("compare", runs[0], runs[1], "--json").stdout)["notes"] == []
+
+
 def test_another_verdict_is_told_with_the_comparison(tmp_path: Path) -> None:
     sides = [
         ",".join(made(tmp_path / name, verdict=verdict))
