@@ -74,7 +74,8 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        return f"http://{self._host}:{self._server.server_port}/metrics"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._server.server_port}/metrics"
 
     def show(self, snapshot: Snapshot) -> None:
         """Let the next scrape have this, beside runs that have just ended."""

@@ -162,6 +162,16 @@ def test_an_endpoint_that_was_shown_nothing_answers_with_nothing() -> None:
         get(address)
 
 
+def test_an_ipv6_address_is_told_in_brackets() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with endpoint_at("[::1]:0") as endpoint:
+        assert endpoint.address.startswith("http://[::1]:")
+        assert not get(endpoint.address).strip()
+
+
 @pytest.mark.parametrize("place", ["9464", "127.0.0.1", "127.0.0.1:http", ":9464", "a:70000"])
 def test_an_address_that_is_none_is_refused(place: str) -> None:
     with pytest.raises(ValueError, match=r"give one like 127.0.0.1:9464"):
