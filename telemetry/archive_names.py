@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from infra.uri import USERINFO, masked
+from telemetry.pseudonyms import AS_IT_IS
 from telemetry.vm_entity import parsed
 
 _UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
@@ -47,8 +48,6 @@ _PLACES = (
     ("machine", "{:032x}", ("machine_id", "boot_id")),
 )
 """What to call the things that these keys name."""
-_AS_IT_IS = re.compile(r".*(?:version|digest|fingerprint|kernel|packages|python)$")
-"""Keys whose values look like addresses and are none."""
 _COMMON = frozenset(
     ("vm", "esxi", "host", "guest", "gpu", "machine", "stage", "runner", "recorder", "vcenter",
      "disk", "net", "app", "server", "worker", "cluster", "localhost", "root", "default")
@@ -92,9 +91,9 @@ class Pseudonyms:
         if isinstance(value, str):
             if (key, value) in self.keyed:
                 return self.keyed[key, value]
-            return value if _AS_IT_IS.fullmatch(key) else self.text(value)
+            return value if AS_IT_IS.fullmatch(key) else self.text(value)
         if isinstance(value, Mapping):
-            whole = bool(_AS_IT_IS.fullmatch(key))
+            whole = bool(AS_IT_IS.fullmatch(key))
             return {name: self.value(one, key if whole else name) for name, one in value.items()}
         if isinstance(value, list):
             return [self.value(one, key) for one in value]

@@ -20,6 +20,8 @@ DROPPED = frozenset(
     | {"host_moid", "serial"}
 )
 """Keys that identify one machine and describe nothing."""
+AS_IT_IS = re.compile(r".*(?:version|digest|fingerprint|kernel|packages|python)$")
+"""Keys whose values may look like addresses and are none."""
 _HEX = "[0-9A-Fa-f]"
 _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("uuid", re.compile(rf"(?:GPU-|MIG-)?\b{_HEX}{{8}}-(?:{_HEX}{{4}}-){{3}}{_HEX}{{12}}\b")),
@@ -120,7 +122,7 @@ class Pseudonyms:
         return f"/{self.text(part[1:])}" if part else ""
 
     def data(self, data: Any) -> Any:
-        """Nested plain data without the keys of ``DROPPED``.
+        """Nested plain data without the keys of ``DROPPED``; what those of ``AS_IT_IS`` hold stays.
 
         A key that is one word is a field's name, whatever a machine may be called ("vm", "host").
         """
@@ -136,7 +138,9 @@ def _changed(data: Any, change: Callable[[str], str]) -> Any:
         return change(data)
     if isinstance(data, Mapping):
         return {
-            key if str(key).isidentifier() else change(str(key)): _changed(value, change)
+            key if str(key).isidentifier() else change(str(key)): (
+                value if AS_IT_IS.fullmatch(str(key)) else _changed(value, change)
+            )
             for key, value in data.items()
             if key not in DROPPED
         }

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from telemetry.profile import Profile, Row
-from telemetry.pseudonyms import DROPPED, Pseudonyms, names_of
+from telemetry.pseudonyms import AS_IT_IS, DROPPED, Pseudonyms, names_of
 from telemetry.published_recipe import published_recipe, recipe_difference
 from telemetry.reference import DURATION, Entry, Reference, StageEntries, digest_of
 from telemetry.runfolder import RunFolder
@@ -196,7 +196,7 @@ def unnamed(reference: Reference) -> Reference:
         reference,
         environment=names.data(environment),
         varied={
-            key: names.data(values)
+            key: values if _stays(key) else names.data(values)
             for key, values in reference.varied.items()
             if key.rpartition(".")[2] not in DROPPED | {"host"}
         },
@@ -214,6 +214,11 @@ def unnamed(reference: Reference) -> Reference:
             for stage in reference.stages
         ),
     )
+
+
+def _stays(key: str) -> bool:
+    """Whether a flat key of the environment, as ``packages.torch``, holds no names."""
+    return any(map(AS_IT_IS.fullmatch, key.split(".")))
 
 
 def _is_pseudonym(entity: str) -> bool:

@@ -26,7 +26,7 @@ from telemetry.reference import (
     write_reference,
 )
 from telemetry.runfolder import RunFolder
-from tests.telemetry.reference_runs import RECIPE, made_run, row, side
+from tests.telemetry.reference_runs import ENVIRONMENT, RECIPE, made_run, row, side
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/reference.schema.json").read_text())
 TIMES = ((4.0, 9.0), (4.1, 9.2), (4.05, 8.9))
@@ -142,6 +142,30 @@ def test_runs_on_other_hosts_are_not_alike(tmp_path: Path) -> None:
     assert "placement.vm" not in varied
     beside = reference_of("y", folders[1:2], beside=folders[:1])
     assert beside.environment["placement"]["esxi_host"] == "host-2"
+
+
+def test_a_version_of_four_parts_is_no_address(tmp_path: Path) -> None:
+    kernels = [f"5.15.153.{last}-microsoft-standard-WSL2" for last in (1, 1, 2)]
+    folders = [
+        made_run(
+            tmp_path,
+            number,
+            {"training": 9.0},
+            environment={
+                **ENVIRONMENT,
+                "kernel": kernel,
+                "gpu": {"gpus": [], "driver_version": "31.0.15.4601"},
+                "packages": {"sci-kit": "2.7.1.8"},
+            },
+        )
+        for number, kernel in enumerate(kernels, 1)
+    ]
+    usual = reference_of("x", folders)
+    assert usual.environment["kernel"] == kernels[0]
+    assert usual.environment["packages"] == {"sci-kit": "2.7.1.8"}
+    assert usual.environment["gpu"]["driver_version"] == "31.0.15.4601"
+    assert usual.varied == {"kernel": kernels}
+    assert unnamed(reference_of("x", folders, keep_names=True)) == usual
 
 
 def test_a_word_of_a_recipe_stays_whatever_is_called_so(tmp_path: Path) -> None:
