@@ -25,6 +25,7 @@ AS_IT_IS = re.compile(r".*(?:version|digest|fingerprint|kernel|packages|python)$
 _HEX = "[0-9A-Fa-f]"
 _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("uuid", re.compile(rf"(?:GPU-|MIG-)?\b{_HEX}{{8}}-(?:{_HEX}{{4}}-){{3}}{_HEX}{{12}}\b")),
+    ("uuid", re.compile(rf"\b(?:GPU|MIG)-{_HEX}{{8}}[0-9A-Fa-f-]*(?!\w)")),
     ("id", re.compile(rf"\b{_HEX}{{32,}}\b")),
     ("url", re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\",)]+")),
     ("user", re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")),
@@ -33,6 +34,8 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("address", re.compile(rf"(?<![\w:])(?:{_HEX}{{0,4}}:){{2,7}}{_HEX}{{1,4}}(?![\w:])")),
     ("path", re.compile(r"(?<![\w.~/])(?:~|[A-Za-z]:)?/(?!/)[^\s'\",;:()]+")),
 )
+_SHORTENED = re.compile(rf"\b(?:GPU|MIG)-{_HEX}[0-9A-Fa-f-]*(?![\w-])")
+"""A GPU's UUID cut short, as CUDA takes it; in a recipe it may be a word (``GPU-a100``)."""
 _SYSTEM = re.compile(r"/(?:proc|sys|dev|etc|usr|bin|lib|lib64)(?:/|$)")
 """Paths that every Linux has say nothing of its user."""
 _HOMES = (
@@ -78,7 +81,8 @@ class Pseudonyms:
 
     def text(self, text: str) -> str:
         """A text without any known name and without what has the form of one."""
-        return self._without_names(self.forms(text))
+        shortened = self._replacement("uuid", "{}")
+        return self._without_names(_SHORTENED.sub(shortened, self.forms(text)))
 
     def forms(self, text: str) -> str:
         """A text without what has the form of a name; words stay, whatever they may name."""

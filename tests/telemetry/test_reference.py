@@ -168,6 +168,22 @@ def test_a_version_of_four_parts_is_no_address(tmp_path: Path) -> None:
     assert unnamed(reference_of("x", folders, keep_names=True)) == usual
 
 
+def test_a_uuid_of_a_gpu_is_replaced_however_short_it_is_named(tmp_path: Path) -> None:
+    said = "CUDA_VISIBLE_DEVICES=GPU-8f3a12cd,GPU-dead: 'GPU-dead' names no GPU here"
+    gpu = {"gpus": [], "note": said, "reason": said}
+    folders = runs(tmp_path, environment={**ENVIRONMENT, "gpu": gpu})
+    told = "CUDA_VISIBLE_DEVICES=uuid-1,uuid-2: 'uuid-2' names no GPU here"
+    assert reference_of("x", folders).environment["gpu"] == {
+        "gpus": [], "note": told, "reason": told
+    }  # fmt: skip
+    pseudonyms = Pseudonyms({})
+    command = "env CUDA_VISIBLE_DEVICES=GPU-8f3a12cd,MIG-8f3a12cd-77 fit --name GPU-a100"
+    assert pseudonyms.command(command) == (
+        "env CUDA_VISIBLE_DEVICES=<uuid-1>,<uuid-2> fit --name GPU-a100"
+    )
+    assert pseudonyms.forms("GPU-a100") == "GPU-a100"
+
+
 def test_a_word_of_a_recipe_stays_whatever_is_called_so(tmp_path: Path) -> None:
     place = {**PLACE, "resource_pool": "lab", "vm": "generator"}
     usual, placed = (
