@@ -52,16 +52,22 @@ _ESXI = re.compile(r"esxi:([^/]+)((?:/.*)?)", re.DOTALL)
 
 
 class Pseudonyms:
-    """``known``: names by what they name, in the order in which they are numbered."""
+    """``known``: names by what they name, in the order in which they are numbered.
+
+    Users have their numbers in the order in which they occur: that of who publishes, who may occur
+    nowhere, must not change what is published.
+    """
 
     def __init__(self, known: Mapping[str, Sequence[str]]) -> None:
         self._names: dict[str, str] = {}
         self._found: dict[str, dict[str, str]] = {}
+        self._kinds: dict[str, str] = {}
         for kind, names in known.items():
-            distinct = dict.fromkeys(name for name in names if name)
-            for name in distinct:
-                self._names.setdefault(name, f"{kind}-{self._number(kind, name)}")
-        longest = sorted(map(re.escape, self._names), key=len, reverse=True)
+            for name in filter(None, names):
+                self._kinds.setdefault(name, kind)
+                if kind != "user":
+                    self.name(name, kind)
+        longest = sorted(map(re.escape, self._kinds), key=len, reverse=True)
         self._known = (
             re.compile(rf"(?<![\w-])(?:{'|'.join(longest)})(?![\w-])") if longest else None
         )
@@ -95,7 +101,10 @@ class Pseudonyms:
     def _without_names(self, text: str, shown: str = "{}") -> str:
         if self._known is None:
             return text
-        return self._known.sub(lambda found: shown.format(self._names[found[0]]), text)
+        return self._known.sub(lambda found: shown.format(self._named(found[0])), text)
+
+    def _named(self, name: str) -> str:
+        return self.name(name, self._kinds[name])
 
     def _without_forms(self, text: str, shown: str) -> str:
         for kind, form in _FORMS:

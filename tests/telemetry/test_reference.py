@@ -224,6 +224,14 @@ def test_a_command_says_where_something_was_taken_out_of_it() -> None:
     )
 
 
+@pytest.mark.parametrize("publisher", ["alice", "bob", "carol"])
+def test_a_recipe_is_the_same_whoever_publishes_it(publisher: str) -> None:
+    command = ["fit", "--from", "/home/alice", "--to", "/home/bob", "--user", "alice"]
+    run = {"stages": [{"name": "work", "command": command}]}
+    told = published_recipe(run, Pseudonyms({"user": [publisher]}))["recorded"]["work"]
+    assert " ".join(told) == "fit --from <user-1> --to <user-2> --user <user-1>"
+
+
 @pytest.mark.parametrize(
     ("argument", "told"),
     [
