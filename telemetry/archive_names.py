@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from infra.uri import USERINFO, masked
-from telemetry.pseudonyms import AS_IT_IS
+from telemetry.pseudonyms import AS_IT_IS, COMMON
 from telemetry.vm_entity import parsed
 
 _UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
@@ -48,11 +48,6 @@ _PLACES = (
     ("machine", "{:032x}", ("machine_id", "boot_id")),
 )
 """What to call the things that these keys name."""
-_COMMON = frozenset(
-    ("vm", "esxi", "host", "guest", "gpu", "machine", "stage", "runner", "recorder", "vcenter",
-     "disk", "net", "app", "server", "worker", "cluster", "localhost", "root", "default")
-)  # fmt: skip
-"""Names that are words here, too: replaced only where a key says that it is the name."""
 _SHORT = 3
 _HOST_OF = re.compile(r"\[?([^\[\]]+?)\]?(?::\d+)?")
 
@@ -150,7 +145,7 @@ def of_run(
     found = Pseudonyms()
     for kind, form, named in _PLACES:
         for number, name in enumerate(dict.fromkeys(names[kind]), 1):
-            if name.lower() in _COMMON or len(name) < _SHORT:
+            if name.lower() in COMMON or len(name) < _SHORT:
                 found.keyed |= {(key, name): form.format(number) for key in named}
             else:
                 found.words.setdefault(name, form.format(number))

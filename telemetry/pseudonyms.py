@@ -22,6 +22,11 @@ DROPPED = frozenset(
 """Keys that identify one machine and describe nothing."""
 AS_IT_IS = re.compile(r".*(?:version|digest|fingerprint|kernel|packages|python)$")
 """Keys whose values may look like addresses and are none."""
+COMMON = frozenset(
+    ("vm", "esxi", "host", "guest", "gpu", "machine", "stage", "runner", "recorder", "vcenter",
+     "disk", "net", "app", "server", "worker", "cluster", "localhost", "root", "default")
+)  # fmt: skip
+"""Names that are words of a run, too."""
 _HEX = "[0-9A-Fa-f]"
 _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("uuid", re.compile(rf"(?:GPU-|MIG-)?\b{_HEX}{{8}}-(?:{_HEX}{{4}}-){{3}}{_HEX}{{12}}\b")),
@@ -47,6 +52,10 @@ _ANYBODY = frozenset(("root", "default", "user", "admin", "ubuntu", "debian", "r
 """Users that every machine or image has, which name nobody and may be words of a recipe."""
 MARKED = re.compile(r"<[a-z]+-\d+>")
 """What stands in a published command for a name, an address, a path …"""
+_WITH_DOMAIN = frozenset(("machine", "host", "vcenter"))
+_LABEL = re.compile(r"(?!\d+\.)((?:[A-Za-z0-9-]*\d|[A-Za-z0-9-]{3})[A-Za-z0-9-]*)\.")
+"""The first part of a full host name, unless it is a number or too short to tell a machine."""
+_DOMAIN = r"(?:\.[A-Za-z0-9][A-Za-z0-9-]*)*"
 _VM = re.compile(r"vm:(.+)@([^@/]+)((?:/.*)?)", re.DOTALL)
 _ESXI = re.compile(r"esxi:([^/]+)((?:/.*)?)", re.DOTALL)
 
@@ -55,22 +64,32 @@ class Pseudonyms:
     """``known``: names by what they name, in the order in which they are numbered.
 
     Users have their numbers in the order in which they occur: that of who publishes, who may occur
-    nowhere, must not change what is published.
+    nowhere, must not change what is published. A host is known by the first part of its full name
+    and by its name with any domain, too.
     """
 
     def __init__(self, known: Mapping[str, Sequence[str]]) -> None:
         self._names: dict[str, str] = {}
         self._found: dict[str, dict[str, str]] = {}
         self._kinds: dict[str, str] = {}
+        self._whole: dict[str, str] = {}
         for kind, names in known.items():
             for name in filter(None, names):
                 self._kinds.setdefault(name, kind)
                 if kind != "user":
                     self.name(name, kind)
-        longest = sorted(map(re.escape, self._kinds), key=len, reverse=True)
+        for name, kind in list(self._kinds.items()):
+            found = _LABEL.match(name) if kind in _WITH_DOMAIN else None
+            if found and found[1] not in self._kinds and found[1].lower() not in COMMON:
+                self._kinds[found[1]] = kind
+                self._whole[found[1]] = name
+        longest = [self._form(name) for name in sorted(self._kinds, key=len, reverse=True)]
         self._known = (
             re.compile(rf"(?<![\w-])(?:{'|'.join(longest)})(?![\w-])") if longest else None
         )
+
+    def _form(self, name: str) -> str:
+        return re.escape(name) + (_DOMAIN if self._kinds[name] in _WITH_DOMAIN else "")
 
     def _number(self, kind: str, name: str) -> int:
         found = self._found.setdefault(kind, {})
@@ -79,7 +98,10 @@ class Pseudonyms:
 
     def name(self, name: str, kind: str) -> str:
         """What stands for a name of a VM, host, datastore …; the same each time."""
-        return self._names.setdefault(name, f"{kind}-{self._number(kind, name)}")
+        name = self._whole.get(name, name)
+        if name not in self._names:
+            self._names[name] = f"{kind}-{self._number(kind, name)}"
+        return self._names[name]
 
     def marked(self, name: str, kind: str) -> str:
         """As ``name``, ``MARKED``."""
@@ -104,6 +126,9 @@ class Pseudonyms:
         return self._known.sub(lambda found: shown.format(self._named(found[0])), text)
 
     def _named(self, name: str) -> str:
+        """What stands for a known name, or for one that is followed by a domain."""
+        while name not in self._kinds:
+            name = name.rpartition(".")[0]
         return self.name(name, self._kinds[name])
 
     def _without_forms(self, text: str, shown: str) -> str:

@@ -224,6 +224,20 @@ def test_a_command_says_where_something_was_taken_out_of_it() -> None:
     )
 
 
+@pytest.mark.parametrize("node", ["gpu01", "gpu01.lab.example"])
+def test_a_machine_is_known_by_its_short_name_and_with_its_domain(node: str) -> None:
+    pseudonyms = Pseudonyms({"machine": [node], "host": ["10.0.0.5", "a.b.example", "gpu.b.x"]})
+    told = pseudonyms.command("torchrun gpu01:29500 gpu01.lab.example gpu012 10 a gpu")
+    assert told == "torchrun <machine-1>:29500 <machine-1> gpu012 10 a gpu"
+    assert pseudonyms.text("a.b.example, gpu.b.x. On gpu01.") == "host-2, host-3. On machine-1."
+
+
+def test_the_name_of_a_host_that_begins_with_anothers_stays_apart() -> None:
+    pseudonyms = Pseudonyms({"machine": ["ml7.lab.example"], "host": ["ml7.x.example", "ml7b.lab"]})
+    told = "ml7.x.example ml7.lab.example ml7b ml7"
+    assert pseudonyms.text(told) == "host-1 machine-1 host-2 machine-1"
+
+
 @pytest.mark.parametrize("publisher", ["alice", "bob", "carol"])
 def test_a_recipe_is_the_same_whoever_publishes_it(publisher: str) -> None:
     command = ["fit", "--from", "/home/alice", "--to", "/home/bob", "--user", "alice"]
