@@ -41,7 +41,7 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 _SHORTENED = re.compile(rf"\b(?:GPU|MIG)-{_HEX}[0-9A-Fa-f-]*(?![\w-])")
 """A GPU's UUID cut short, as CUDA takes it; in a recipe it may be a word (``GPU-a100``)."""
-_SYSTEM = re.compile(r"/(?:proc|sys|dev|etc|usr|bin|lib|lib64)(?:/|$)")
+SYSTEM = re.compile(r"/(?:proc|sys|dev|etc|usr|bin|lib|lib64)(?:/|$)")
 """Paths that every Linux has say nothing of its user."""
 _HOMES = (
     re.compile(r"(?<![\w./])/(?:home|Users)/([^/\s'\":=,;]+)"),
@@ -138,7 +138,7 @@ class Pseudonyms:
 
     def _replacement(self, kind: str, shown: str) -> Callable[[re.Match[str]], str]:
         def of(found: re.Match[str]) -> str:
-            if kind == "path" and _SYSTEM.match(found[0]):
+            if kind == "path" and SYSTEM.match(found[0]):
                 return found[0]
             if kind == "address" and not _is_address(found[0]):
                 return found[0]

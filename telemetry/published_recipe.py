@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from telemetry.pseudonyms import Pseudonyms, owners
+from telemetry.pseudonyms import SYSTEM, Pseudonyms, owners
 from telemetry.reference import digest_of
 
 _PLACES: tuple[tuple[str, ...], ...] = (
@@ -19,6 +19,14 @@ _PLACES: tuple[tuple[str, ...], ...] = (
 )
 """Keys of a recipe that say where something is, and not what is done."""
 _ONE_PATH = re.compile(r"^((?:[^\s/=]+=)?)/+(?:[\w.+@<>~%,-]+/+)*([\w.+@<>~%,-]+/*)$")
+_WITH_BLANKS = re.compile(
+    r"^((?:[^\s/=]+=)?(?:~<user-\d+>)?)(~?/(?:[^;&|()$`'\"*?\[\]{}!\\#^<>\n]|<user-\d+>)*)$"
+)
+"""A path that any character may be in but those that a shell or a pattern gives a meaning."""
+_LINE = re.compile(r"\s(?:-[\w-]|~?/)")
+"""A second path, or an option: it is a line, whatever it begins with."""
+_SHELLS = re.compile(r"-[A-Za-z]*c")
+"""The option that a shell's line comes after."""
 _ABSENT = object()
 
 
@@ -41,14 +49,18 @@ def published_recipe(run: Mapping[str, Any], pseudonyms: Pseudonyms) -> dict[str
     commands = {stage["name"]: stage.get("command") for stage in run["stages"]}
     homes = owners(run)
 
-    def told(part: str) -> str:
+    def told(part: str, before: str) -> str:
         for owner in homes:
             part = _without_owner(part, owner, pseudonyms.marked(owner, "user"))
-        return pseudonyms.command(_base_names(part))
+        part = _base_names(part)
+        if not _SHELLS.fullmatch(before):
+            part = _without_path(part, pseudonyms)
+        return pseudonyms.command(part)
 
     return {
         "recorded": {
-            name: command and [told(part) for part in command] for name, command in commands.items()
+            name: command and list(map(told, command, ["", *command]))
+            for name, command in commands.items()
         }
     }
 
@@ -70,6 +82,17 @@ def _base_names(argument: str) -> str:
     shell's line, a pattern or a glob would make other work of it (``rm -rf /scratch/*``).
     """
     return _ONE_PATH.sub(r"\1\2", argument)
+
+
+def _without_path(argument: str, pseudonyms: Pseudonyms) -> str:
+    """``--data=/srv/acme corp/q3.csv`` as ``--data=<path-1>``: nothing of the path stays.
+
+    It is not cut to its last name, since it may be a line of a command that only looks like a path.
+    """
+    found = _WITH_BLANKS.match(argument)
+    if found is None or SYSTEM.match(found[2]) or _LINE.search(found[2]):
+        return argument
+    return found[1] + pseudonyms.marked(found[2], "path")
 
 
 def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:

@@ -263,6 +263,33 @@ def test_a_path_within_a_text_is_not_cut_to_make_other_work_of_it(argument: str,
     assert published_recipe(run, Pseudonyms({}))["recorded"]["work"] == ["sh", "-c", told]
 
 
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("--data=/srv/acme corp/q3.csv", "--data=<path-1>"),
+        ("/srv/acme corp - new/q3.csv", "<path-1>"),
+        ("~/acme corp/q3.csv", "<path-1>"),
+        ("/home/alice/acme corp/q3.csv", "<path-1>"),
+        ("~alice/acme corp/q3.csv", "~<user-1><path-1>"),
+        ("/srv/acme:/data:ro", "<path-1>"),
+        ("/opt/fit --lr 3", "<path-1> --lr 3"),
+        ("/opt/fit /srv/in", "<path-1> <path-2>"),
+        ("/usr/bin/env fit", "/usr/bin/env fit"),
+        ("../lab/fit.py", "../lab/fit.py"),
+        ("./fit.sh", "./fit.sh"),
+    ],
+)
+def test_of_a_path_with_blanks_nothing_stays(argument: str, told: str) -> None:
+    run = {"stages": [{"name": "work", "command": ["fit", argument]}]}
+    assert published_recipe(run, Pseudonyms({}))["recorded"]["work"] == ["fit", told]
+
+
+def test_a_line_of_a_shell_that_begins_with_a_path_is_no_path() -> None:
+    run = {"stages": [{"name": "work", "command": ["bash", "-lc", "/opt/fit lr=3"]}]}
+    told = published_recipe(run, Pseudonyms({}))["recorded"]["work"]
+    assert told == ["bash", "-lc", "<path-1> lr=3"]
+
+
 def test_a_span_that_one_side_alone_has_is_a_difference_that_is_told() -> None:
     one = {"recorded": {"load": None, "train": None}}
     two = {"recorded": {"load": None, "fit": None}}
