@@ -184,7 +184,8 @@ def _renamed(table: pa.Table, names: Pseudonyms) -> pa.Table:
     place = table.schema.get_field_index("entity")
     chunks = [
         pa.DictionaryArray.from_arrays(
-            chunk.indices, pa.array([names.text(one) for one in chunk.dictionary.to_pylist()])
+            chunk.indices,
+            pa.array(map(names.text, chunk.dictionary.to_pylist()), chunk.dictionary.type),
         )
         for chunk in table.column("entity").chunks
     ]

@@ -128,6 +128,17 @@ def test_what_comes_out_is_the_run_that_went_in(
         assert {one.name: one.digest for one in plain.files} == recorded
 
 
+def test_a_segment_without_rows_says_in_an_archive_too_what_is_absent(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    series = [Series(entity="vm", metric=READY, reason="it could not be asked")]
+    writer = SegmentWriter(run.samples, "vcenter-absent", series, host=HOST, period_s=300.0)
+    writer.begin()
+    writer.close()
+    source, _ = unpack(pack(run, tmp_path / "run.tar.xz"), tmp_path / "out")
+    assert read_samples(source.samples).absent == series
+
+
 def test_what_is_no_archive_of_a_run_is_refused(tmp_path: Path) -> None:
     def tar(**members: bytes) -> Path:
         path, plain = tmp_path / "bad.tar.xz", io.BytesIO()
