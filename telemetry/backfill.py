@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from infra.vsphere.errors import VCenterRefused, VCenterUntrusted
+from infra.vsphere.errors import VCenterRefused, VCenterUntrusted, vms_in
+from infra.vsphere.secrets import account
 from infra.vsphere.session import VCenter
 from infra.vsphere.settings import VCenterSettings
 from telemetry.clock import Clock
@@ -150,10 +151,10 @@ class _Backfill:
                 late = self._ask()
                 self.failure = None
             except (VCenterRefused, VCenterUntrusted, LookupError) as error:
-                self.failure = str(error)
+                self._fail(error)
                 return
             except OSError as error:
-                self.failure = str(error)
+                self._fail(error)
             left_s = (self._deadline_ns() - self.clock.now_ns()) / 1e9
             if not late or left_s <= 0:
                 return
@@ -161,6 +162,11 @@ class _Backfill:
                 self.say(f"vCenter: waiting up to {left_s:.0f} s for {self._waited_for()}")
                 told = True
             self.sleep(min(POLL_S, left_s))
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = str(error)
+        user = account(self.settings, self.environ)
+        self._rounds.journal.named(user=user, vms=vms_in(error))
 
     def _deadline_ns(self) -> int:
         """A vCenter that was there before is waited for; one that never was is not."""

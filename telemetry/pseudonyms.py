@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import getpass
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 DROPPED = frozenset(
@@ -73,11 +73,16 @@ class Pseudonyms:
         self._found: dict[str, dict[str, str]] = {}
         self._kinds: dict[str, str] = {}
         self._whole: dict[str, str] = {}
+        self.know(known)
+        for name, kind in self._kinds.items():
+            if kind != "user":
+                self.name(name, kind)
+
+    def know(self, known: Mapping[str, Sequence[str]]) -> None:
+        """Replace these names, too, from now on; they are numbered as they occur."""
         for kind, names in known.items():
             for name in filter(None, names):
                 self._kinds.setdefault(name, kind)
-                if kind != "user":
-                    self.name(name, kind)
         for name, kind in list(self._kinds.items()):
             found = _LABEL.match(name) if kind in _WITH_DOMAIN else None
             if found and found[1] not in self._kinds and found[1].lower() not in COMMON:
@@ -218,6 +223,15 @@ def names_of(run: Mapping[str, Any], hypervisor: Mapping[str, Any] | None) -> di
         "vcenter": list(_some(vcenter.get("host"), seen.get("server"))),
         "machine": [*_some(run.get("host"), environment.get("host"), placement.get("host"))],
         "user": [one for one in (_user(),) if one and one not in _ANYBODY],
+    }
+
+
+def named_in(events: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """As whom a vCenter was asked, and the VMs that its refusals may name, by a run's events."""
+    told = [one for one in events if one.get("event") in {"connected", "named"}]
+    return {
+        "vm": [vm for one in told for vm in one.get("vm") or ()],
+        "user": [one["user"] for one in told if one.get("user") and one["user"] not in _ANYBODY],
     }
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from statistics import median
 from typing import Any
 
+from telemetry.collectors.vcenter_journal import read_events
 from telemetry.profile import Profile, Row
-from telemetry.pseudonyms import AS_IT_IS, DROPPED, Pseudonyms, names_of
+from telemetry.pseudonyms import AS_IT_IS, DROPPED, Pseudonyms, named_in, names_of
 from telemetry.published_recipe import published_recipe, recipe_difference
 from telemetry.reference import DURATION, Entry, Reference, StageEntries, digest_of
 from telemetry.runfolder import RunFolder
@@ -33,6 +34,9 @@ _BEFORE = re.compile(r"machine mem_.*|cgroup cgroup_mem_.*|vm:[^ ]+ vm_mem_(cons
 _PSEUDONYM = re.compile(r"(vm:vm-\d+@host-\d+|esxi:host-\d+)(/.*)?")
 _WELL = frozenset({"finished", "reused", "skipped"})
 """How a stage ends without anything having failed in it."""
+_NO_VM = frozenset(("vm", "esxi"))
+"""Entities of a run whose VM was never found: why not is a sentence full of names."""
+_NOT_FOUND = "the vCenter could not be asked, or does not show this VM"
 _OF_PLACEMENT = ("host", "system", "vm", "esxi_host", "datastores", "vms")
 
 
@@ -131,6 +135,8 @@ class _Run:
         self._pseudonyms = Pseudonyms(self.names)
         self._gpus = _gpu_places(self.record)
         self.recipe = published_recipe(self.record, self._pseudonyms)
+        # Not before: what a vCenter says in one run alone is to change no word of the recipe.
+        self._pseudonyms.know(named_in(read_events(folder.samples)))
         self.stages = {
             stage["name"]: stage
             for stage in self.record["stages"]
@@ -164,7 +170,8 @@ class _Run:
         return entity if self.keep else self._pseudonyms.entity(entity)
 
     def reason(self, row: Row) -> str:
-        return str(row.reason) if self.keep else self._pseudonyms.text(str(row.reason))
+        told = str(row.reason)
+        return told if self.keep else _told(told, row.entity, self._pseudonyms)
 
     def figures(self, stage: str) -> Iterator[tuple[Row, str, str, float]]:
         """Row, entity, figure and value of all that is compared of a stage."""
@@ -200,10 +207,11 @@ def unnamed(reference: Reference) -> Reference:
             for key, values in reference.varied.items()
             if key.rpartition(".")[2] not in DROPPED | {"host"}
         },
-        absent={
-            names.text(why): [names.text(one) for one in what]
+        absent=_by_reason(
+            (_told(why, one.rpartition(" ")[0], names), names.text(one))
             for why, what in reference.absent.items()
-        },
+            for one in what
+        ),
         stages=tuple(
             replace(
                 stage,
@@ -338,16 +346,27 @@ def _absent(runs: Sequence[_Run]) -> dict[str, list[str]]:
         for row in rows
         if row.reason is None
     }
+    return _by_reason(
+        (run.reason(row), f"{entity} {row.metric}")
+        for run in runs
+        for rows in run.rows.values()
+        for row in rows
+        if not _FOREIGN.match(entity := run.entity(row))
+        and (entity, row.metric) not in measured
+        and row.reason is not None
+    )
+
+
+def _by_reason(absent: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
-    for run in runs:
-        for rows in run.rows.values():
-            for row in rows:
-                entity = run.entity(row)
-                if _FOREIGN.match(entity) or (entity, row.metric) in measured:
-                    continue
-                if row.reason is not None:
-                    found.setdefault(run.reason(row), set()).add(f"{entity} {row.metric}")
+    for reason, what in absent:
+        found.setdefault(reason, set()).add(what)
     return {reason: sorted(what) for reason, what in sorted(found.items())}
+
+
+def _told(reason: str, entity: str, names: Pseudonyms) -> str:
+    """Why something of an entity was not measured, as it is published."""
+    return _NOT_FOUND if entity in _NO_VM else names.text(reason)
 
 
 def _when(ns: int) -> str:

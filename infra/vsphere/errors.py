@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pyVmomi import vim, vmodl
 
 
@@ -23,6 +25,19 @@ class VCenterRefused(VCenterError):  # noqa: N818
 
 class MissingSecret(VCenterRefused):
     """User or password is not where the settings say."""
+
+
+class NoSuchVm(LookupError):  # noqa: N818
+    """A VM is not there, or not to be told from others. ``vms``: those that the sentence names."""
+
+    def __init__(self, told: str, vms: Iterable[str] = ()) -> None:
+        super().__init__(told)
+        self.vms = tuple(vms)
+
+
+def vms_in(error: Exception) -> tuple[str, ...]:
+    """The VMs that the sentence of an error names."""
+    return error.vms if isinstance(error, NoSuchVm) else ()
 
 
 def sentence(fault: BaseException) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from pyVmomi import vim, vmodl
 
 from infra.placement import VmPlace, uuid_forms
-from infra.vsphere.errors import sentence
+from infra.vsphere.errors import NoSuchVm, sentence
 from infra.vsphere.session import VCenter
 
 __all__ = ["VmPlace", "find_each", "find_this_vm", "find_vms", "places", "uuid_forms"]
@@ -44,33 +44,34 @@ MOST_LEVELS = 32
 def find_this_vm(vcenter: VCenter, product_uuid: str | None, override: str = "") -> VmPlace:
     """The VM in which this process runs, by its DMI UUID or by what ``override`` names.
 
-    Raises LookupError with a sentence.
+    Raises NoSuchVm with a sentence.
     """
     if override:
         return find_vms(vcenter, [override])[0]
     if not product_uuid:
-        raise LookupError(
+        raise NoSuchVm(
             "this machine's DMI UUID cannot be read, so it cannot find itself in the vCenter: let "
             "root do chmod a+r /sys/class/dmi/id/product_uuid, or name the VM with vcenter.vm"
         )
     if not uuid_forms(product_uuid):
-        raise LookupError(
+        raise NoSuchVm(
             f"this machine's DMI UUID {product_uuid!r} is none; name the VM with vcenter.vm"
         )
     return find_vms(vcenter, [product_uuid])[0]
 
 
 def find_vms(vcenter: VCenter, names_or_uuids: Sequence[str]) -> list[VmPlace]:
-    """The VMs of these names or UUIDs, in this order. Raises LookupError naming all that fail."""
+    """The VMs of these names or UUIDs, in this order. Raises NoSuchVm naming all that fail."""
     found, problems = _look_for(vcenter, names_or_uuids)
     if problems:
-        raise LookupError("; ".join(problems.values()))
+        told = "; ".join(map(str, problems.values()))
+        raise NoSuchVm(told, [vm for one in problems.values() for vm in one.vms])
     return _stand_on(vcenter, found)
 
 
 def find_each(
     vcenter: VCenter, names_or_uuids: Sequence[str]
-) -> tuple[list[VmPlace], dict[str, str]]:
+) -> tuple[list[VmPlace], dict[str, NoSuchVm]]:
     """Those VMs that are there and, by name, why the others are not."""
     found, problems = _look_for(vcenter, names_or_uuids)
     placed: list[VmPlace] = []
@@ -79,22 +80,24 @@ def find_each(
     ):
         try:
             placed += _stand_on(vcenter, [vm])
-        except LookupError as error:
-            problems[wanted] = str(error)
+        except NoSuchVm as error:
+            problems[wanted] = error
     return placed, problems
 
 
-def _look_for(vcenter: VCenter, names_or_uuids: Sequence[str]) -> tuple[list[Any], dict[str, str]]:
+def _look_for(
+    vcenter: VCenter, names_or_uuids: Sequence[str]
+) -> tuple[list[Any], dict[str, NoSuchVm]]:
     by_name = _Names(vcenter)
     found: list[Any] = []
-    problems: dict[str, str] = {}
+    problems: dict[str, NoSuchVm] = {}
     for wanted in names_or_uuids:
         try:
             found.append(_by_uuid(vcenter, wanted) or by_name.find(wanted))
-        except LookupError as error:
-            problems[wanted] = str(error)
+        except NoSuchVm as error:
+            problems[wanted] = error
         except vmodl.MethodFault as fault:
-            problems[wanted] = f"VM {wanted} cannot be looked for: {sentence(fault)}"
+            problems[wanted] = NoSuchVm(f"VM {wanted} cannot be looked for: {sentence(fault)}")
     return found, problems
 
 
@@ -102,7 +105,7 @@ def _stand_on(vcenter: VCenter, vms: Sequence[Any]) -> list[VmPlace]:
     try:
         return places(vcenter, vms)
     except vmodl.MethodFault as fault:
-        raise LookupError(f"what the VMs stand on cannot be read: {sentence(fault)}") from fault
+        raise NoSuchVm(f"what the VMs stand on cannot be read: {sentence(fault)}") from fault
 
 
 def _by_uuid(vcenter: VCenter, wanted: str) -> Any:
@@ -121,12 +124,14 @@ def _by_uuid(vcenter: VCenter, wanted: str) -> Any:
     matches = matches or ask(forms[0], instance=True)
     unique = list({vm._GetMoId(): vm for vm in matches}.values())
     if len(unique) > 1:
-        raise LookupError(
+        copies = _instances(vcenter, unique)
+        raise NoSuchVm(
             f"{len(unique)} VMs have the UUID {wanted} (copies that kept it): "
-            f"{_listed(vcenter, unique)}; name one by its instance UUID"
+            f"{_listed(copies)}; name one by its instance UUID",
+            [name for name, _ in copies],
         )
     if not unique:
-        raise LookupError(f"the vCenter shows no VM with the UUID {wanted}: {NOT_SEEN}")
+        raise NoSuchVm(f"the vCenter shows no VM with the UUID {wanted}: {NOT_SEEN}")
     return unique[0]
 
 
@@ -145,26 +150,32 @@ class _Names:
                     self._vms.setdefault(_plain(properties["name"]), []).append(vm)
         matches = self._vms.get(wanted, [])
         if len(matches) > 1:
-            raise LookupError(
-                f"{len(matches)} VMs are named {wanted}: {_listed(self._vcenter, matches)}; "
-                "name one by its instance UUID"
+            twins = _listed(_instances(self._vcenter, matches))
+            raise NoSuchVm(
+                f"{len(matches)} VMs are named {wanted}: {twins}; name one by its instance UUID"
             )
         if not matches:
             near = difflib.get_close_matches(wanted, self._vms, 1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise LookupError(
+            raise NoSuchVm(
                 f"no VM named {wanted} among the {len(self._vms)} that the account sees; "
-                f"{hint}{NOT_SEEN}"
+                f"{hint}{NOT_SEEN}",
+                near,
             )
         return matches[0]
 
 
-def _listed(vcenter: VCenter, vms: Sequence[Any]) -> str:
+def _instances(vcenter: VCenter, vms: Sequence[Any]) -> list[tuple[str, str]]:
+    """Name and instance UUID of each."""
     read = vcenter.read(vms, ["name", "config.instanceUuid"])
-    return ", ".join(
-        f"{_plain(one.get('name', vm._GetMoId()))} ({one.get('config.instanceUuid', 'no UUID')})"
+    return [
+        (_plain(one.get("name", vm._GetMoId())), one.get("config.instanceUuid", "no UUID"))
         for vm, one in read
-    )
+    ]
+
+
+def _listed(instances: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} ({uuid})" for name, uuid in instances)
 
 
 def places(vcenter: VCenter, vms: Sequence[Any]) -> list[VmPlace]:
@@ -175,10 +186,12 @@ def places(vcenter: VCenter, vms: Sequence[Any]) -> list[VmPlace]:
     for moid, properties in read.items():
         for needed in ("name", "runtime.host", "config.hardware.numCPU"):
             if needed not in properties:
-                raise LookupError(
-                    f"VM {_plain(properties.get('name', moid))}: the vCenter does not tell its "
-                    f"{needed}: it is orphaned or inaccessible, or the account may not read that "
-                    "(it needs System.Read, which the role Read-only has)"
+                name = _plain(properties.get("name", moid))
+                raise NoSuchVm(
+                    f"VM {name}: the vCenter does not tell its {needed}: it is orphaned or "
+                    "inaccessible, or the account may not read that "
+                    "(it needs System.Read, which the role Read-only has)",
+                    [name],
                 )
     hosts = _Hosts(vcenter, [properties["runtime.host"] for properties in read.values()])
     named = _names(

@@ -11,6 +11,7 @@ from pyVmomi import vim, vmodl
 
 from infra.placement import VmPlace
 from infra.vsphere.counters import faults_as_refusals
+from infra.vsphere.errors import NoSuchVm
 from infra.vsphere.find import places
 from infra.vsphere.perf_xml import datetime_ns
 from infra.vsphere.session import VCenter
@@ -34,10 +35,10 @@ class Migration:
     to_moid: str
 
 
-def where_now(vcenter: VCenter, moids: Sequence[str]) -> tuple[list[VmPlace], dict[str, str]]:
+def where_now(vcenter: VCenter, moids: Sequence[str]) -> tuple[list[VmPlace], dict[str, NoSuchVm]]:
     """Where these VMs are and, by id, why that of the others is not told (orphaned, inaccessible).
 
-    One that was deleted is in neither. Raises VCenterError, and LookupError where it is the first
+    One that was deleted is in neither. Raises VCenterError, and NoSuchVm where it is the first
     of which nothing is told.
     """
     vms = [vim.VirtualMachine(moid, vcenter.stub) for moid in moids]
@@ -47,22 +48,22 @@ def where_now(vcenter: VCenter, moids: Sequence[str]) -> tuple[list[VmPlace], di
     except vmodl.fault.ManagedObjectNotFound:
         if len(moids) == 1:
             return [], {}
-    except LookupError:
+    except NoSuchVm:
         if len(moids) == 1:
             raise
     return _one_by_one(vcenter, moids)
 
 
-def _one_by_one(vcenter: VCenter, moids: Sequence[str]) -> tuple[list[VmPlace], dict[str, str]]:
+def _one_by_one(vcenter: VCenter, moids: Sequence[str]) -> tuple[list[VmPlace], dict[str, NoSuchVm]]:
     found: list[VmPlace] = []
-    untold: dict[str, str] = {}
+    untold: dict[str, NoSuchVm] = {}
     for moid in moids:
         try:
             found += where_now(vcenter, [moid])[0]
-        except LookupError as error:
+        except NoSuchVm as error:
             if moid == moids[0]:
                 raise
-            untold[moid] = str(error)
+            untold[moid] = error
     return found, untold
 
 

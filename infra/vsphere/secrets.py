@@ -29,9 +29,14 @@ class Credentials:
         return text
 
 
+def account(settings: VCenterSettings, environ: Mapping[str, str]) -> str:
+    """As whom to log in; empty where the settings' variable is not set."""
+    return environ.get(settings.user_env, "").strip()
+
+
 def read_credentials(settings: VCenterSettings, environ: Mapping[str, str]) -> Credentials:
     """Return user and password. Raises MissingSecret, which names the place and not the value."""
-    user = environ.get(settings.user_env, "").strip()
+    user = account(settings, environ)
     if not user:
         raise MissingSecret(
             f"no user for vCenter {settings.address}: the environment variable "

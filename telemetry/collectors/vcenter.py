@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from infra.vsphere.errors import vms_in
+from infra.vsphere.secrets import account
 from infra.vsphere.session import VCenter
 from infra.vsphere.settings import VCenterSettings
 from telemetry.clock import Clock
@@ -124,6 +126,8 @@ class VCenterCollector:
         try:
             yield
         except Exception as error:
+            user = account(self.settings, self.environ)
+            self._journal.named(user=user, vms=vms_in(error))
             if not self._away:
                 self._journal.write("lost", reason=str(error))
             self._away = True

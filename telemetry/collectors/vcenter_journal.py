@@ -1,13 +1,15 @@
 """What happened between a run and its vCenter: one JSON object per line beside the samples.
 
-``at_ns`` is on the run's clock, ``event`` one of connected, placement, moved, lost, back, round,
-unresolved, backfill, gap. Lines are appended whole, by the recorder and after it by the backfill.
+``at_ns`` is on the run's clock, ``event`` one of connected, placement, moved, lost, back, named,
+round, unresolved, backfill, gap. Lines are appended whole, by the recorder and after it by the
+backfill.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,16 @@ class Journal:
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+
+    def named(self, *, user: str = "", vms: Sequence[str] = ()) -> None:
+        """Note, once, whom the sentence of a failure may name, so that it can be replaced there.
+
+        Raises OSError.
+        """
+        told: dict[str, Any] = {"user": user, "vm": list(vms)}
+        known = ({key: one.get(key) for key in told} for one in self.read())
+        if (user or vms) and told not in known:
+            self.write("named", **told)
 
     def drop(self, event: str) -> None:
         """Remove all events of one kind, for those that are found out anew as a whole."""

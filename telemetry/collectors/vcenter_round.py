@@ -16,7 +16,7 @@ from typing import Any
 from infra.placement import VmPlace, uuid_forms
 from infra.vsphere.clocks import read_clocks
 from infra.vsphere.counters import faults_as_refusals
-from infra.vsphere.errors import VCenterRefused
+from infra.vsphere.errors import NoSuchVm, VCenterRefused
 from infra.vsphere.find import find_each, find_this_vm
 from infra.vsphere.moves import Migration, migrations, where_now
 from infra.vsphere.perf import PerfSeries, Wanted, max_query_metrics, query
@@ -275,12 +275,12 @@ class Rounds:
             found, untold = (
                 where_now(self.vcenter, self._moids) if self._moids else self._find_first()
             )
-        self.problems |= dict.fromkeys(untold.values())
+        self._note(untold.values())
         unique = list({place.moid: place for place in found}.values())
         self._moids = (*(place.moid for place in unique), *untold)
         return [replace(place, vm=self._name(place, unique)) for place in unique]
 
-    def _find_first(self) -> tuple[list[VmPlace], dict[str, str]]:
+    def _find_first(self) -> tuple[list[VmPlace], dict[str, NoSuchVm]]:
         """This VM first. One that the run has met before is known by its id, whatever it is called
         by now; another VM that is not there does not cost this one its windows."""
         settings, known = self.vcenter.settings, self.whereabouts.names
@@ -294,8 +294,13 @@ class Rounds:
         others, missing = find_each(
             self.vcenter, [name for name in settings.other_vms if name not in met]
         )
-        self.problems |= dict.fromkeys(missing.values())
+        self._note(missing.values())
         return found + others, untold
+
+    def _note(self, problems: Iterable[NoSuchVm]) -> None:
+        for problem in problems:
+            self.journal.named(vms=problem.vms)
+            self.problems[str(problem)] = None
 
     def _name(self, place: VmPlace, among: Sequence[VmPlace]) -> str:
         """What a VM is called in this run: its name, with its id if another has the same."""

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from pyVmomi import vim
 
+from infra.vsphere.errors import NoSuchVm
 from infra.vsphere.find import VmPlace, _gpus, find_this_vm, find_vms
 from infra.vsphere.session import VCenter
 from tests.infra.between import Between, fault
@@ -100,17 +101,22 @@ def test_a_vm_that_cannot_be_found_is_said_with_the_way_out(
 
 @pytest.mark.needs("go")
 def test_all_that_cannot_be_found_is_said_at_once(vcenter: VCenter) -> None:
-    with pytest.raises(LookupError, match=r"named a1 .*named b2 "):
-        find_vms(vcenter, ["a1", "DC0_C0_RP0_VM0", "b2"])
+    near = "DC0_C0_RP0_VM0"
+    with pytest.raises(
+        NoSuchVm, match=rf"named a1 .*named {near}x .*did you mean {near}"
+    ) as raised:
+        find_vms(vcenter, ["a1", near, f"{near}x"])
+    assert raised.value.vms == (near,)
 
 
 @pytest.mark.needs("go")
 def test_copies_that_kept_the_uuid_are_told_apart_by_instance(own: VCenter) -> None:
     (_, first), (copy, second) = machines(own)[:2]
     finished(own, copy.ReconfigVM_Task(vim.vm.ConfigSpec(uuid=first["config.uuid"])))
-    with pytest.raises(LookupError, match="2 VMs have the UUID") as raised:
+    with pytest.raises(NoSuchVm, match="2 VMs have the UUID") as raised:
         find_this_vm(own, first["config.uuid"])
     assert second["config.instanceUuid"] in str(raised.value)
+    assert set(raised.value.vms) == {first["name"], second["name"]}
     assert find_this_vm(own, None, second["config.instanceUuid"]).moid == copy._GetMoId()
 
 

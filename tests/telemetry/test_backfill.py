@@ -227,6 +227,8 @@ def test_a_refusal_is_not_waited_out(vcsim: Vcsim, tmp_path: Path, trouble: str)
     assert {"password": "refuses", "vm": "no VM named nobody"}[trouble] in loss
     assert "guessed wrong" not in loss
     assert {one.entity for one in read_samples(past.folder.samples).absent} == {"vm", "esxi"}
+    (named,) = past.events("named")
+    assert (named["user"], named["vm"]) == (vcsim.user, [])
 
 
 def test_an_interrupted_wait_ends_the_wait_alone(vcsim: Vcsim, tmp_path: Path) -> None:
@@ -289,8 +291,11 @@ def test_a_move_that_the_server_does_not_tell_of_lies_between_two_looks(
 def test_another_vm_that_is_gone_costs_this_one_nothing(own_vcsim: Vcsim, tmp_path: Path) -> None:
     past = Past(own_vcsim, tmp_path, ago_s=30 * MINUTE, seconds=10 * MINUTE)
     past.put(0)
-    with past.collector(other_vms=(OTHER, "misspelt")) as one:
+    with past.collector(other_vms=(OTHER, "misspelt", f"{VM}x")) as one:
         assert [loss for loss in one.losses if "misspelt" in loss]
+        (near,) = (loss for loss in one.losses if f"did you mean {VM}?" in loss)
+        assert f"{VM}x" in near
+        assert [named["vm"] for named in past.events("named")] == [[VM]]
         past.sample(one, 5 * MINUTE)
         destroy(own_vcsim, OTHER)
         past.sample(one, 10 * MINUTE)

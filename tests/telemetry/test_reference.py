@@ -117,6 +117,53 @@ def test_names_of_people_and_machines_are_replaced(tmp_path: Path) -> None:
     assert '"host_power_policy": "balanced"' in text
 
 
+def test_what_a_vcenter_said_of_a_vm_that_it_does_not_show_is_not_published(
+    tmp_path: Path,
+) -> None:
+    said = "vCenter vc1 refuses LAB\\ann: wrong user; did you mean prod-acme-fraud-7?"
+    rows = [
+        replace(Row(stage="training", entity=entity, metric=metric, unit="1", kind="window"),
+                reason=said)
+        for entity, metric in (("vm", "vm_cpu_ready_percent"), ("esxi", "host_power_w"))
+    ]  # fmt: skip
+    folders = runs(tmp_path, rows=rows)
+    usual = reference_of("x", folders)
+    assert usual.absent == {
+        "the vCenter could not be asked, or does not show this VM": [
+            "esxi host_power_w", "vm vm_cpu_ready_percent"
+        ]
+    }  # fmt: skip
+    named = reference_of("x", folders, keep_names=True)
+    assert list(named.absent) == [said]
+    assert unnamed(named) == usual
+
+
+def test_whom_the_vcenter_refused_while_it_was_asked_is_replaced(tmp_path: Path) -> None:
+    one = Row(stage="training", entity="vm:a@b", metric="vm_cpu", unit="1", kind="window")
+    said = "vCenter refuses LAB\\ann, not DC0-VM7: locked"
+    folders = runs(tmp_path, rows=[replace(one, reason=said)])
+    for folder in folders:
+        folder.samples.mkdir()
+        event = {"at_ns": 1, "event": "named", "user": "LAB\\ann", "vm": ["DC0-VM7"]}
+        (folder.samples / "vcenter.jsonl").write_text(json.dumps(event) + "\n")
+    told = "vCenter refuses user-1, not vm-2: locked"
+    assert reference_of("x", folders).absent == {told: ["vm:vm-1@host-1 vm_cpu"]}
+
+
+def test_what_a_vcenter_named_in_one_run_changes_no_command(tmp_path: Path) -> None:
+    folders = runs(tmp_path)
+    for folder in folders:
+        record = folder.read()
+        for stage in record["stages"]:
+            stage["command"] = ["fit", "ml-7"]
+        folder.write({**record, "recipe": {}})
+    folders[0].samples.mkdir()
+    event = {"at_ns": 1, "event": "named", "user": "", "vm": ["ml-7"]}
+    (folders[0].samples / "vcenter.jsonl").write_text(json.dumps(event) + "\n")
+    recipe = reference_of("x", folders).recipe
+    assert recipe["recorded"]["training"] == ["fit", "ml-7"]
+
+
 def test_names_are_kept_when_that_is_asked_for(tmp_path: Path) -> None:
     text = reference_of("published", seen(tmp_path), keep_names=True).to_text()
     assert "vm:ml-train@esx7.lab.example" in text

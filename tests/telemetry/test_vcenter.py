@@ -15,7 +15,7 @@ import pytest
 from telemetry.attribution import correlate
 from telemetry.clock import Clock, measure_offset_ns
 from telemetry.collectors.vcenter import VCenterCollector
-from telemetry.collectors.vcenter_journal import Journal
+from telemetry.collectors.vcenter_journal import Journal, read_events
 from telemetry.collectors.vcenter_metrics import METRICS, rows_of
 from telemetry.contention import flags
 from telemetry.recording import Recording
@@ -258,7 +258,10 @@ def test_a_vm_that_is_not_this_vcenters_is_no_failure(vcsim: Vcsim, tmp_path: Pa
         environ=vcsim.environ(),
     )
     series = one.open()
+    assert one.open() == series
     one.close()
+    (named,) = (event for event in read_events(tmp_path) if event["event"] == "named")
+    assert named["user"] == vcsim.user
     assert {row.metric.name for row in series} == {metric.name for metric in METRICS}
     assert {row.entity for row in series} == {"vm", "esxi"}
     assert all("no VM named somewhere-else" in (row.reason or "") for row in series)
