@@ -36,7 +36,7 @@ _FOLDER = (
 )
 _HOME = re.compile(r"/(?:home|Users)/([^/]+)")
 _PLACES = (
-    ("vm", "vm-{}", ("vm",)),
+    ("vm", "vm-{}", ("vm", "other_vms")),
     ("esxi", "esxi-{}.example", ("esxi_host", "from_host", "to_host")),
     ("cluster", "cluster-{}", ("cluster",)),
     ("datacenter", "datacenter-{}", ("datacenter",)),
@@ -141,7 +141,10 @@ def of_run(
             if key in keys:
                 _note(names, keys[key], value)
     for settings in (record.get("vcenter"), (record.get("recipe") or {}).get("vcenter")):
-        _note(names, "server", (settings or {}).get("host"))
+        told = settings or {}
+        _note(names, "server", told.get("host"))
+        for name in (told.get("vm"), *(told.get("other_vms") or ())):
+            _note(names, "vm", name)
     found = Pseudonyms()
     for kind, form, named in _PLACES:
         for number, name in enumerate(dict.fromkeys(names[kind]), 1):
@@ -153,8 +156,13 @@ def of_run(
 
 
 def _note(names: dict[str, list[str]], kind: str, value: object) -> None:
-    """Take a name in; of a server its port is no part, and an address is replaced as one."""
+    """Take a name in; of a server its port is no part, and an address is replaced as one.
+
+    So is the UUID by which a VM may be named.
+    """
     if not isinstance(value, str) or not value or value.isdigit():
+        return
+    if kind == "vm" and re.fullmatch(_UUID, value):
         return
     if kind == "server" and (found := _HOST_OF.fullmatch(value)):
         value = found[1]

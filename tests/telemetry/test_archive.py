@@ -183,6 +183,30 @@ def test_a_machine_that_is_called_like_a_key_renames_nothing_else() -> None:
     }  # fmt: skip
 
 
+def test_a_run_whose_vcenter_refused_it_names_nobody(run: RunFolder, tmp_path: Path) -> None:
+    said = "vCenter vc.lab refuses LAB\\kim: locked; did you mean prod-acme-7?"
+    settings = {"host": "vc.lab", "vm": "typed-1", "other_vms": ["typed-2", UUID]}
+    run.write({**run.read(), "recipe": {"vcenter": settings}, "losses": [f"vcenter: {said}"]})
+    events: list[dict[str, Any]] = [
+        {"at_ns": START_NS, "event": "named", "user": "LAB\\kim", "vm": ["prod-acme-7"]},
+        {"at_ns": START_NS, "event": "lost", "reason": said},
+        {"at_ns": START_NS, "event": "backfill", "failure": said},
+    ]
+    (run.samples / "vcenter.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
+    series = [Series(entity="vm", metric=READY, reason=f"not asked: {said}")]
+    writer = SegmentWriter(run.samples, "vcenter-absent", series, host=HOST, period_s=300.0)
+    writer.begin()
+    writer.close()
+    data = _content(pack(run, tmp_path / "run.tar.xz"))
+    names = ("kim", "prod-acme", "vc.lab", "typed")
+    assert not [one for one in names if one.encode() in data]
+    record = unpack(tmp_path / "run.tar.xz", tmp_path / "out")[0].read()
+    told = record["recipe"]["vcenter"]
+    assert told["vm"].startswith("vm-")
+    assert told["other_vms"][1].startswith("00000000-0000-4000-8000-")
+    assert record["losses"][0].endswith(" refuses user-1: locked; did you mean vm-2?")
+
+
 def test_a_name_within_a_longer_word_stays() -> None:
     names = Pseudonyms(words={"ml-7": "guest-1", "db": "vm-1"})
     assert names.text("ml-7 ml-70 xml-7 db.ml-7 ml-7: adb") == (
