@@ -54,7 +54,9 @@ def where_now(vcenter: VCenter, moids: Sequence[str]) -> tuple[list[VmPlace], di
     return _one_by_one(vcenter, moids)
 
 
-def _one_by_one(vcenter: VCenter, moids: Sequence[str]) -> tuple[list[VmPlace], dict[str, NoSuchVm]]:
+def _one_by_one(
+    vcenter: VCenter, moids: Sequence[str]
+) -> tuple[list[VmPlace], dict[str, NoSuchVm]]:
     found: list[VmPlace] = []
     untold: dict[str, NoSuchVm] = {}
     for moid in moids:

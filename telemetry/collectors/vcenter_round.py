@@ -275,7 +275,7 @@ class Rounds:
             found, untold = (
                 where_now(self.vcenter, self._moids) if self._moids else self._find_first()
             )
-        self._note(untold.values())
+        self._unfound(untold.values())
         unique = list({place.moid: place for place in found}.values())
         self._moids = (*(place.moid for place in unique), *untold)
         return [replace(place, vm=self._name(place, unique)) for place in unique]
@@ -294,10 +294,10 @@ class Rounds:
         others, missing = find_each(
             self.vcenter, [name for name in settings.other_vms if name not in met]
         )
-        self._note(missing.values())
+        self._unfound(missing.values())
         return found + others, untold
 
-    def _note(self, problems: Iterable[NoSuchVm]) -> None:
+    def _unfound(self, problems: Iterable[NoSuchVm]) -> None:
         for problem in problems:
             self.journal.named(vms=problem.vms)
             self.problems[str(problem)] = None
