@@ -185,7 +185,7 @@ class Session:
         """Profile the body as a stage; yields a handle to name phases and count things.
 
         What is sampled is this process with its children. An exception marks the stage as failed
-        and goes on.
+        and goes on; ``sys.exit()`` without a fault is none.
         """
         entry = self.begin(stage, os.getpid(), whole=False)
         entry["start_ns"] = self.clock.now_ns()  # the first sample lies before: nothing is missing
@@ -196,7 +196,10 @@ class Session:
             yield handle
             status = "finished"
         except BaseException as error:
-            reason = f"{type(error).__name__}: {error}"
+            if _is_well(error):
+                status = "finished"
+            else:
+                reason = f"{type(error).__name__}: {error}"
             raise
         finally:
             if self._is_owner():
@@ -228,7 +231,7 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         _CURRENT.reset(self._token)
-        self.close("finished" if kind is None else "failed")
+        self.close("finished" if _is_well(error) else "failed")
 
 
 _CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)
@@ -250,6 +253,11 @@ def span(
         return
     with Session(stage, out, settings) as session, session.span(stage) as handle:
         yield handle
+
+
+def _is_well(error: BaseException | None) -> bool:
+    """Whether a block was left at its end, or by ``sys.exit()`` without a fault."""
+    return error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
 
 
 def _check(name: str) -> None:

@@ -79,6 +79,20 @@ def test_spans_within_a_span_are_of_its_run_and_a_failure_is_told(tmp_path: Path
     }
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [(None, "finished", None), (0, "finished", None), (3, "failed", "SystemExit: 3")],
+)
+def test_a_program_that_ends_within_its_span_has_finished_unless_it_says_otherwise(
+    tmp_path: Path, code: int | None, status: str, reason: str | None
+) -> None:
+    with pytest.raises(SystemExit), telemetry.span("train", tmp_path, LIGHT):
+        sys.exit(code)
+    record = find_run("latest", tmp_path).read()
+    assert (record["status"], record["stages"][0]["status"]) == (status, status)
+    assert record["stages"][0]["reason"] == reason
+
+
 def test_a_session_of_several_stages(tmp_path: Path) -> None:
     with telemetry.Session("mine", tmp_path, LIGHT) as run:
         with run.span("one"):
