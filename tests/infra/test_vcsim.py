@@ -320,7 +320,7 @@ class TestOutages:
         vcsim.control(outages=[{"mode": "refuse"}])
         with pytest.raises((OSError, ConnectionError)):
             service.CurrentTime()
-        vcsim.control(outages=[{"mode": "refuse", "from_s": 1, "to_s": 2}])
+        vcsim.control(outages=[{"mode": "refuse", "from_s": 3600, "to_s": 3601}])
         assert service.CurrentTime()
 
     def test_kept_connections_are_closed_without_a_word(self, vcsim: Vcsim, service: Any) -> None:

@@ -6,26 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 from pyVmomi import vim
 
 from infra.vsphere.session import VCenter
-from pipeline.cli_infra import infra
-from pipeline.cli_options import SentenceGroup
+from pipeline.cli import main
 from tests.infra.between import Between, fault
 from tests.vcsim_server import PASSWORD, READER, READER_PASSWORD, USER, Vcsim
 
 VM = "DC0_C0_RP0_VM0"
-
-
-@click.group(cls=SentenceGroup)
-def main() -> None:
-    """As pipeline.cli.main handles what a command raises."""
-
-
-main.add_command(infra)
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> Result:

@@ -13,14 +13,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.cli_compare import COMMANDS
+from pipeline.cli import main
 from pipeline.cli_compare import SCHEMA as SAID
-from pipeline.cli_options import SentenceGroup
-from pipeline.cli_profile import profile
 from pipeline.reproduce import foreign, published_defaults, ready
 from telemetry.compare import SCHEMA
 from telemetry.publish import reference_of
@@ -33,17 +30,9 @@ import os, time
 time.sleep(0.8 * float(os.environ.get("STAGESCOPE_TEST_FACTOR", "1")))
 """
 PROFILES = sorted((Path(__file__).parents[2] / "docs/profiles").glob("*.profile.json"))
+MAIN = [sys.executable, "-m", "pipeline.cli"]
 RUNS = 5
 SET = "telemetry.flush_s=0.2"
-
-
-@click.group(cls=SentenceGroup, context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
-    """The commands of this file's tests."""
-
-
-for command in (profile, *COMMANDS):
-    main.add_command(command)
 
 
 def call(*arguments: str) -> Result:
@@ -103,11 +92,10 @@ def test_an_injected_slowdown_is_found_on_real_runs(folder: Path, published: Pat
 def test_reproduce_runs_what_was_recorded_and_ends_with_its_outcome(
     folder: Path, published: Path
 ) -> None:
-    command = [sys.executable, "-c", "from tests.pipeline.test_cli_compare import main; main()"]
     outcomes = {}
     for factor in ("1", "2"):
         done = subprocess.run(
-            [*command, "reproduce", str(published), "--out", f"again{factor}"],
+            [*MAIN, "reproduce", str(published), "--out", f"again{factor}"],
             capture_output=True,
             text=True,
             check=False,
@@ -129,9 +117,8 @@ def again(
     profile: Path, out: Path, *more: str, stdout: int = subprocess.PIPE
 ) -> subprocess.CompletedProcess[str]:
     """``reproduce`` in a process of its own, as its signals and exit codes are."""
-    code = "from tests.pipeline.test_cli_compare import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, "reproduce", str(profile), "--out", str(out), *more],
+        [*MAIN, "reproduce", str(profile), "--out", str(out), *more],
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
@@ -210,10 +197,9 @@ def test_a_run_that_was_cut_short_is_not_counted_however_well_it_ended(
 ) -> None:
     """The second run's command ends with 0 at Ctrl-C, as one that saves its state does."""
     profile_ = elsewhere(folder, tmp_path, CUT)
-    code = "from tests.pipeline.test_cli_compare import main; main()"
     more = ["--warm-up", "0", "--tolerance", "5", "--json"]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "reproduce", str(profile_), "--out", "my runs", *more],
+        [*MAIN, "reproduce", str(profile_), "--out", "my runs", *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -413,10 +399,9 @@ def test_what_the_locale_has_no_character_for_loses_no_answer(
     runs, file = made(tmp_path / "runs"), tmp_path / "x.json"
     named = call("profile", "publish", *runs, "--name", "größer →", "--file", str(file))
     assert named.exit_code == 0, named.output
-    code = "from tests.pipeline.test_cli_compare import main; main()"
     for more in ([], ["--json"]):
         done = subprocess.run(
-            [sys.executable, "-c", code, "compare", str(file), ",".join(runs), *more],
+            [*MAIN, "compare", str(file), ",".join(runs), *more],
             capture_output=True,
             check=False,
             env={
@@ -489,8 +474,3 @@ def test_a_mistake_is_a_sentence_and_exit_code_2(
     assert done.exit_code == 2, done.output
     assert sentence in done.output
     assert "Traceback" not in done.output
-
-
-def test_every_command_has_an_example() -> None:
-    for one in (profile, *profile.commands.values(), *COMMANDS):
-        assert (one.epilog or "").startswith("Example: stagescope ")

@@ -19,14 +19,14 @@ from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
 from pipeline.artifact import STORE, Store
-from pipeline.cli_options import FAILED, INTERRUPTED, USAGE, SentenceGroup
-from pipeline.cli_watch import COMMANDS, _going, _looks
+from pipeline.cli import main
+from pipeline.cli_options import FAILED, INTERRUPTED, USAGE
+from pipeline.cli_watch import _going, _looks
 from pipeline.show_watch import WatchView, clock, line, page, shown, sparkline
 from telemetry.archive import EXAMPLE, unpack
 from telemetry.replay import DERIVED, replay
@@ -35,18 +35,8 @@ from telemetry.watch import Live, Snapshot
 from tests.telemetry.test_finish import START_NS, stage
 from tests.telemetry.test_watch import NS, Script
 
-
-@click.group(cls=SentenceGroup)
-def main() -> None:
-    """The commands of this part alone."""
-
-
-for command in COMMANDS:
-    main.add_command(command)
-
-
 ROOT = Path(__file__).parents[2]
-MAIN = [sys.executable, "-c", "from tests.pipeline.test_cli_watch import main; main()"]
+MAIN = [sys.executable, "-m", "pipeline.cli"]
 
 
 def invoke(*arguments: str | Path) -> Result:
