@@ -312,6 +312,7 @@ class TestPerf:
         assert found == [(end, 9000)]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # pyVmomi's, of connections cut off
 class TestOutages:
     def test_the_whole_server_is_out_and_comes_back(self, vcsim: Vcsim, service: Any) -> None:
         vcsim.control(outages=[{"mode": "503"}])
