@@ -6,6 +6,7 @@ even if it is killed: each waits on a pipe whose other end only the owner holds.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -172,10 +173,12 @@ def _join(scheduler: str) -> Iterator[Cluster]:
     from distributed import Client
 
     try:
+        asyncio.run(_ask(scheduler))
         client = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
+        why = str(error) or f"no word within {CONNECT_TIMEOUT_S} s"
         raise ConnectionError(
-            f"no Dask scheduler answers at {scheduler!r}: {error}; start one with "
+            f"no Dask scheduler answers at {scheduler!r}: {why}; start one with "
             "`dask scheduler`, or leave the address out to use local workers"
         ) from error
     with client:
@@ -186,6 +189,15 @@ def _join(scheduler: str) -> Iterator[Cluster]:
                 f"`dask worker {scheduler}`"
             )
         yield Cluster(workers=len(threads), threads_per_worker=max(threads.values()), client=client)
+
+
+async def _ask(scheduler: str) -> None:
+    """Raises TimeoutError where something takes the connection and is no scheduler: a ``Client``
+    would wait for its greeting for ever."""
+    from distributed import Security, rpc
+
+    async with rpc(scheduler, connection_args=Security().get_connection_args("client")) as peer:
+        await asyncio.wait_for(peer.identity(), CONNECT_TIMEOUT_S)
 
 
 def _start(

@@ -218,7 +218,7 @@ class Worker:
             with self._lock:
                 rows, self._waiting = self._waiting, []
                 fresh, self._undeclared = self._undeclared, []
-            fresh += self._learnt()
+            fresh += self._ended()
             rows += self._told()
             try:
                 self.writer.declare(fresh)
@@ -241,13 +241,10 @@ class Worker:
             self.up = False
             self.lose(f"{self.collector.name}: {type(error).__name__}: {error}")
 
-    def _learnt(self) -> list[Series]:
-        """Series of which the collector has learnt since it was opened that they are there
-        (``found``), or that no sample will come any more, and why (``ended``)."""
-        queues: list[deque[Series]] = [
-            getattr(self.collector, name, deque()) for name in ("found", "ended")
-        ]
-        return [queue.popleft() for queue in queues for _ in range(len(queue))]
+    def _ended(self) -> list[Series]:
+        """Series of which the collector has learnt that no sample will come any more, and why."""
+        ended: deque[Series] = getattr(self.collector, "ended", deque())
+        return [ended.popleft() for _ in range(len(ended))]
 
     def _told(self) -> list[Sample]:
         now_s = time.monotonic()

@@ -48,8 +48,7 @@ class GuestCollector:
     """Samples /proc at ``period_s``; process trees come and go by ``watch`` and ``unwatch``.
 
     ``folder``: the use of its file system is sampled, because that is where a run's outputs go.
-    ``losses``: what could not be read after opening; ``found``: series of what came since. Safe
-    for several threads.
+    ``losses``: what could not be read after opening. Safe for several threads.
     """
 
     clock: Clock
@@ -59,7 +58,6 @@ class GuestCollector:
     sys: Path = Path("/sys")
     name: str = field(default="guest", init=False)
     losses: list[str] = field(default_factory=list, init=False)
-    found: deque[Series] = field(default_factory=deque, init=False)
 
     def open(self) -> Sequence[Series]:
         """Open the files of the kernel and keep them; what is missing is absent with a reason.
@@ -209,7 +207,6 @@ class GuestCollector:
         if disks := self._newcomers.disks(said):
             source = self._newcomers.source(disks)
             self._machine = replace(self._machine, fast=(*self._machine.fast, source))
-            self.found += source.series  # known before the first sample of it is
         for name in self._newcomers.interfaces(said):
             at = datetime.fromtimestamp(self.clock.now_ns() / 1e9, UTC).isoformat(
                 timespec="seconds"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -112,6 +113,19 @@ def test_a_scheduler_that_is_not_there_is_named(
         open_cluster(workers=0, local_directory=tmp_path, scheduler="tcp://127.0.0.1:9"),
     ):
         pass
+
+
+def test_what_takes_the_connection_and_says_nothing_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.cluster.CONNECT_TIMEOUT_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            pytest.raises(ConnectionError, match="no word within 1 s"),
+            open_cluster(workers=0, local_directory=tmp_path, scheduler=address),
+        ):
+            pass
 
 
 @pytest.mark.parametrize(

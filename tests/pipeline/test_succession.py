@@ -63,13 +63,16 @@ def court(tmp_path: Path) -> Court:
     )
 
 
-def fails(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let a call of MLflow's fail always."""
+def fails(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
+    """Let a call of MLflow's fail always; returns a list that has its name for each time."""
+    calls: list[str] = []
 
     def call(*_: Any, **__: Any) -> None:
+        calls.append(name)
         raise ConnectionError("no answer")
 
     monkeypatch.setattr(MlflowClient, name, call)
+    return calls
 
 
 def test_a_request_that_failed_hours_before_costs_no_promotion(
@@ -113,12 +116,15 @@ def test_a_champion_that_was_not_known_is_served_and_not_replaced(
 
 
 @pytest.mark.parametrize("verdict", [WON, LOST])
-def test_a_registry_that_stays_away_is_why_nothing_is_served(
+def test_a_registry_that_stays_away_is_asked_twice_and_is_why_nothing_is_served(
     court: Court, monkeypatch: pytest.MonkeyPatch, verdict: dict[str, Any]
 ) -> None:
-    fails(monkeypatch, ASK)
+    calls = fails(monkeypatch, ASK)
     assert court.succession.fetch() is None
+    with pytest.raises(TrackingAway):
+        court.tracking.sync(court.folder)
     why = court.decide(verdict)
+    assert calls == [ASK, ASK]
     assert why is not None
     assert why.startswith("there is no champion to serve (registry away: sqlite:")
     assert "no answer" in why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +37,10 @@ def test_two_runs_at_once_share_the_work(tmp_path: Path) -> None:
 
 
 def test_work_that_goes_to_a_scheduler_is_told_as_unwatched(tmp_path: Path) -> None:
-    address = "tcp://127.0.0.1:9"  # nobody there, so that the first stage is the last
-    record = run(tmp_path / "runs", "--set", f"cluster.scheduler={address}", code=1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # so that the first stage is the last
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        more = ("--set", f"cluster.scheduler={address}")
+        record = run(tmp_path / "runs", *more, code=1)
     assert record["stages"][0]["scheduler"] == address
     assert (
         f"stage ingest: its work goes to the workers of {address}, which this run does not watch: "
