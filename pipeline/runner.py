@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from infra.placement import find_placement
-from infra.process import Child, adopt_orphans, children
+from infra.process import Child, adopt_orphans, children, terminated_as_interrupted
 from pipeline.artifact import (
     STORE,
     Artifact,
@@ -261,7 +261,7 @@ class Run:
             entry |= {"status": "interrupted", "reason": "the run was interrupted"}
             if child.started:
                 with self._interrupts.held():  # a second Ctrl-C must not leave it half stopped
-                    child.stop()
+                    child.stop(self.listener.note)
             raise
         finally:
             entry["end_ns"] = self.clock.now_ns()
@@ -304,15 +304,9 @@ class Run:
             self.tracking.sync(self.folder)
         except TrackingAway as away:
             self._lost(f"{_UNSENT}: {away}")
-
-    def _send_what_was_not(self) -> None:
-        """Ask a tracking server that was away once more: what it has by now is not lost."""
-        others = [loss for loss in self.record["losses"] if not loss.startswith(_UNSENT)]
-        if others != self.record["losses"]:
-            self.record["losses"] = others
-            self.tracking.retry()
-            self._send()
-            self._save()
+        else:  # with all that was not sent before
+            losses = self.record["losses"]
+            self.record["losses"] = [one for one in losses if not one.startswith(_UNSENT)]
 
     def _lost(self, sentence: str) -> None:
         if sentence not in self.record["losses"]:
@@ -352,11 +346,15 @@ class Run:
         self._save()
         fetch_windows(self.folder, self.listener.note, wait=status != "interrupted")
         self.record = self.folder.read()
-        if status != "interrupted":  # somebody waits for its end
-            self._send_what_was_not()
         finish(self.folder)
         told = list(self.record["losses"])
-        self._send()
+        if status != "interrupted":  # somebody waits for its end
+            self.tracking.retry()
+        try:
+            with terminated_as_interrupted():
+                self._send()
+        except KeyboardInterrupt:
+            self._lost(f"{_UNSENT}: the sending was interrupted")
         self._save()
         if self.record["losses"] != told:
             finish(self.folder)  # profile and report are of the record as it stands

@@ -94,13 +94,15 @@ class StageProcess:
                 progress(report["done"], report["total"])
         return bool(chunk)
 
-    def stop(self) -> None:
+    def stop(self, note: Callable[[str], None]) -> None:
         """End the process and its group: politely, then not. One that is held does not end."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGTERM)
             _await_end(self.pid, _GRACE_S)
             os.killpg(self.pid, signal.SIGKILL)
-        _await_end(self.pid, REAP_S)
+        if not _await_end(self.pid, _GRACE_S):
+            note(f"{self.name}: waiting up to {REAP_S:g} s: a driver or disk holds {self.pid}")
+            _await_end(self.pid, REAP_S)
 
     def reap(self) -> dict[str, Any]:
         """Collect the process and return its exit code and the kernel's account of its tree.
@@ -134,13 +136,14 @@ class StageProcess:
         return f"ended with exit code {self._exit} (log: {self._log})"
 
 
-def _await_end(pid: int, most_s: float) -> None:
-    """Wait until a child has ended (it stays a zombie), but not for longer."""
+def _await_end(pid: int, most_s: float) -> bool:
+    """Wait until a child has ended (it stays a zombie), but not for longer; whether it has."""
     deadline_s = time.monotonic() + most_s
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
         if time.monotonic() > deadline_s:
-            return
+            return False
         time.sleep(_LOOK_S)
+    return True
 
 
 class Interrupts:

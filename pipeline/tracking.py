@@ -187,6 +187,9 @@ class Tracking:
         except TrackingAway as away:
             self._away = str(away)
             raise
+        except KeyboardInterrupt:
+            self._away = f"{masked(self.uri)}: the asking was interrupted"
+            raise
         except Exception as error:  # the one boundary: MLflow raises its own, SQL's and HTTP's
             self._away = self._told(error)
             raise TrackingAway(self._away) from error

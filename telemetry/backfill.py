@@ -6,6 +6,7 @@ collector had come; so it may run again later, and adds what is missing and noth
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
@@ -166,7 +167,8 @@ class _Backfill:
     def _fail(self, error: Exception) -> None:
         self.failure = str(error)
         user = account(self.settings, self.environ)
-        self._rounds.journal.named(user=user, vms=vms_in(error))
+        with contextlib.suppress(OSError):  # of a full disk, which may be what failed
+            self._rounds.journal.named(user=user, vms=vms_in(error))
 
     def _deadline_ns(self) -> int:
         """A vCenter that was there before is waited for; one that never was is not."""

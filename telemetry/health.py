@@ -123,8 +123,9 @@ class Worker:
             self.failures += 1
             self.lose(f"{self.collector.name}: not opened: {type(error).__name__}: {error}")
             self.up = False
-            with contextlib.suppress(Exception):  # what it had opened before it failed
-                self.collector.close()
+            if not self.remote:
+                with contextlib.suppress(Exception):  # what it had opened before it failed
+                    self.collector.close()
             return False
         self.opened = self.up = True
         self.writer.slow |= getattr(self.collector, "slow_periods", {})

@@ -27,11 +27,14 @@ def with_requests(index: SeriesIndex, entity: str, metric: str) -> Points:
     counts = [index.points(*name) for name in _counted(index, entity, metric)]
     if not counts:
         return points
-    rate = np.zeros(len(points.values))
+    rate, counted = np.zeros(len(points.values)), np.zeros(len(points.values), bool)
     for one in counts:
         known = dict(zip(one.ts_ns.tolist(), one.values.tolist(), strict=True))
-        rate += np.array([known.get(ts_ns, np.nan) for ts_ns in points.ts_ns.tolist()])
-    kept = np.isfinite(rate)
+        there = (points.ts_ns >= one.ts_ns.min()) & (points.ts_ns <= one.ts_ns.max())
+        told = np.array([known.get(ts_ns, np.nan) for ts_ns in points.ts_ns.tolist()])
+        rate += np.where(there, told, 0.0)  # a disk that is not there has no requests
+        counted |= there
+    kept = np.isfinite(rate) & counted
     rate = np.where((rate == 0) & (points.values > 0), FEW_PER_S, rate)
     return Points(points.ts_ns[kept], points.start_ns[kept], points.values[kept], rate[kept])
 

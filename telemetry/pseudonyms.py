@@ -55,7 +55,8 @@ MARKED = re.compile(r"<[a-z]+-\d+>")
 _WITH_DOMAIN = frozenset(("machine", "host", "vcenter"))
 _LABEL = re.compile(r"(?!\d+\.)((?:[A-Za-z0-9-]*\d|[A-Za-z0-9-]{3})[A-Za-z0-9-]*)\.")
 """The first part of a full host name, unless it is a number or too short to tell a machine."""
-_DOMAIN = r"(?:\.[A-Za-z0-9][A-Za-z0-9-]*)*"
+_PARTS = r"(?:\.[A-Za-z0-9][A-Za-z0-9-]*)"
+_PORT = r"(?=:\d)"
 _VM = re.compile(r"vm:(.+)@([^@/]+)((?:/.*)?)", re.DOTALL)
 _ESXI = re.compile(r"esxi:([^/]+)((?:/.*)?)", re.DOTALL)
 
@@ -65,7 +66,8 @@ class Pseudonyms:
 
     Users have their numbers in the order in which they occur: that of who publishes, who may occur
     nowhere, must not change what is published. A host is known by the first part of its full name
-    and by its name with any domain, too.
+    and by its name with any domain, too; where there is no digit in it, and it may be a word, by
+    that part with a port or a domain of several parts alone (``train.py`` is a file).
     """
 
     def __init__(self, known: Mapping[str, Sequence[str]]) -> None:
@@ -73,6 +75,7 @@ class Pseudonyms:
         self._found: dict[str, dict[str, str]] = {}
         self._kinds: dict[str, str] = {}
         self._whole: dict[str, str] = {}
+        self._hosts: dict[str, None] = {}
         self.know(known)
         for name, kind in self._kinds.items():
             if kind != "user":
@@ -83,18 +86,28 @@ class Pseudonyms:
         for kind, names in known.items():
             for name in filter(None, names):
                 self._kinds.setdefault(name, kind)
-        for name, kind in list(self._kinds.items()):
-            found = _LABEL.match(name) if kind in _WITH_DOMAIN else None
-            if found and found[1] not in self._kinds and found[1].lower() not in COMMON:
-                self._kinds[found[1]] = kind
-                self._whole[found[1]] = name
+                if kind in _WITH_DOMAIN:
+                    self._hosts[name] = None
+        for name in list(self._hosts):
+            found = _LABEL.match(name)
+            if found and found[1].lower() not in COMMON:
+                self._hosts[found[1]] = None
+                if found[1] not in self._kinds:
+                    self._kinds[found[1]] = self._kinds[name]
+                    self._whole[found[1]] = name
         longest = [self._form(name) for name in sorted(self._kinds, key=len, reverse=True)]
         self._known = (
             re.compile(rf"(?<![\w-])(?:{'|'.join(longest)})(?![\w-])") if longest else None
         )
 
     def _form(self, name: str) -> str:
-        return re.escape(name) + (_DOMAIN if self._kinds[name] in _WITH_DOMAIN else "")
+        form = re.escape(name)
+        if name not in self._hosts:
+            return form
+        if re.search(r"\d", name):
+            return f"{form}{_PARTS}*"
+        domain = f"{_PARTS}{{2,}}"
+        return f"{form}(?:{domain}|{_PORT})" if name in self._whole else f"{form}(?:{domain})?"
 
     def _number(self, kind: str, name: str) -> int:
         found = self._found.setdefault(kind, {})

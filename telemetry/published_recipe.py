@@ -25,8 +25,8 @@ _WITH_BLANKS = re.compile(
 """A path that any character may be in but those that a shell or a pattern gives a meaning."""
 _LINE = re.compile(r"\s(?:-[\w-]|~?/)")
 """A second path, or an option: it is a line, whatever it begins with."""
-_SHELLS = re.compile(r"-[A-Za-z]*c")
-"""The option that a shell's line comes after."""
+_SHELLS = frozenset(("sh", "bash", "dash", "ash", "zsh", "ksh", "fish"))
+_LINE_FOLLOWS = re.compile(r"-[A-Za-z]*c")
 _ABSENT = object()
 
 
@@ -49,20 +49,28 @@ def published_recipe(run: Mapping[str, Any], pseudonyms: Pseudonyms) -> dict[str
     commands = {stage["name"]: stage.get("command") for stage in run["stages"]}
     homes = owners(run)
 
-    def told(part: str, before: str) -> str:
+    def told(part: str, before: list[str]) -> str:
         for owner in homes:
             part = _without_owner(part, owner, pseudonyms.marked(owner, "user"))
         part = _base_names(part)
-        if not _SHELLS.fullmatch(before):
+        if not _is_shells(before):
             part = _without_path(part, pseudonyms)
         return pseudonyms.command(part)
 
     return {
         "recorded": {
-            name: command and list(map(told, command, ["", *command]))
+            name: command and [told(part, command[:at]) for at, part in enumerate(command)]
             for name, command in commands.items()
         }
     }
+
+
+def _is_shells(before: list[str]) -> bool:
+    """Whether what comes after these words is a line for a shell: ``bash -e -c``."""
+    if not before or not _LINE_FOLLOWS.fullmatch(before[-1]):
+        return False
+    words = [word for word in before if not word.startswith("-")]
+    return bool(words) and words[-1].rpartition("/")[2] in _SHELLS
 
 
 def _without_owner(argument: str, owner: str, shown: str) -> str:

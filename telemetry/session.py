@@ -102,8 +102,7 @@ class Session:
             self._derive()
         except Exception as error:  # noqa: BLE001 - the boundary of all that is derived
             self._lose(error)
-            with contextlib.suppress(OSError):
-                self.folder.write(self.record)
+            self._save()
         finally:
             os.close(self._held)
 
@@ -122,18 +121,15 @@ class Session:
         finish(self.folder)
 
     def _save(self) -> None:
-        try:
+        """Write the record; where there is no room now, there may be at the close."""
+        with contextlib.suppress(OSError):
             self.folder.write(self.record)
-        except OSError as error:
-            self._lose(error)
 
     def _lose(self, error: Exception) -> None:
-        """Note, and say once, that record or profile could not be written."""
+        """Note and say that record or profile could not be written."""
         reason = error.strerror if isinstance(error, OSError) else None
         why = reason or f"{type(error).__name__}: {error}"
         loss = f"record or profile could not be written: {why}"
-        if loss in self.record["losses"]:
-            return
         self.record["losses"].append(loss)
         first = "once there is room, " if isinstance(error, OSError) else ""
         again = f"`stagescope report {shlex.quote(str(self.folder.path))}`"

@@ -7,7 +7,7 @@ No sample is told twice: what comes again, in whichever way, is older than the l
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from infra import nvml
@@ -41,8 +41,6 @@ class LevelSource:
     """Between two samples of the driver's, as the buffer showed on opening."""
     drain_s: float = field(default=DRAIN_S, init=False)
     _clock_id: int = field(default=time.CLOCK_REALTIME, repr=False)
-    _read_ns: int = field(default=0, repr=False)
-    """When the buffer was read last, by the clock of its stamps."""
     _seen_us: int = field(default=0, repr=False)
     _told_ns: int = field(default=0, repr=False)
     _due_ns: int = field(default=0, repr=False)
@@ -84,18 +82,25 @@ class LevelSource:
             return ()
         self._due_ns = now_ns + int(self.drain_s * _NS)
         read_ns = time.clock_gettime_ns(self._clock_id)
-        if read_ns < self._read_ns:
-            self._seen_us = 0  # The clock was set back: new samples have stamps seen before.
-        self._read_ns = read_ns
+        self._seen_us = newest_us(self._seen_us, (), read_ns)
         samples = kept(self.gpu, self.buffer, self._seen_us)
         if isinstance(samples, nvml.Absent):
             self.lost.lose(self.gpu, self.series, samples, now_ns)
             return ()
-        if samples:
-            self._seen_us = samples[-1].stamp_us
+        self._seen_us = newest_us(self._seen_us, (one.stamp_us for one in samples), read_ns)
         times = placed(samples, read_ns, self.clock.now_ns(), self._told_ns)
         self._told_ns = times[-1][0] if times else self._told_ns
         return [Sample(ts_ns, self.series, value) for ts_ns, value in times]
+
+
+def newest_us(seen_us: int, stamps_us: Iterable[int], now_ns: int) -> int:
+    """The newest stamp to go on from. One that is ahead of now is from before the clock was set
+    back: what comes after it would not come until the clock is there again."""
+    return max((one for one in (seen_us, *stamps_us) if _is_past(one, now_ns)), default=0)
+
+
+def _is_past(stamp_us: int, now_ns: int) -> bool:
+    return stamp_us * 1000 <= now_ns + AHEAD_NS
 
 
 def placed(

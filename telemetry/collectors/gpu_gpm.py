@@ -62,6 +62,8 @@ class GpmSource:
     _asked: list[Counter] = field(default_factory=list, repr=False)
     answered: set[Metric] = field(default_factory=set, init=False)
     """What had a value on opening."""
+    _asked_ns: int = field(default=0, repr=False)
+    """When one was asked for last, whatever came of it."""
     _taken_ns: int | None = field(default=None, repr=False)
     """When the last sample was taken; None if that failed: there is none to compare with."""
 
@@ -71,7 +73,8 @@ class GpmSource:
     def begin(self) -> nvml.Absent | None:
         """Take the first sample; the reason where that fails."""
         self._why = self._counters.open()
-        self._taken_ns = None if self._why else self.clock.now_ns()
+        self._asked_ns = self.clock.now_ns()
+        self._taken_ns = None if self._why else self._asked_ns
         return self._why
 
     def decide(self) -> list[Series]:
@@ -101,7 +104,8 @@ class GpmSource:
         wait_ns = self._taken_ns + int(PERIOD_S * 1e9) - self.clock.now_ns()
         time.sleep(max(0, wait_ns) / 1e9)
         why = self._counters.take()
-        self._taken_ns = None if why else self.clock.now_ns()
+        self._asked_ns = self.clock.now_ns()
+        self._taken_ns = None if why else self._asked_ns
         return why or self._counters.values(list(GPM_METRICS.values()))
 
     def sample(self, last: bool = False) -> Sequence[Sample]:
@@ -113,10 +117,10 @@ class GpmSource:
             return ()
         now_ns, start_ns = self.clock.now_ns(), self._taken_ns
         wanted_ns = PAIR_NS if last else max(PAIR_NS, int((PERIOD_S - self.tick_s / 2) * 1e9))
-        if start_ns is not None and now_ns - start_ns < wanted_ns:
+        if now_ns - self._asked_ns < wanted_ns:
             return ()
         why = self._counters.take()
-        end_ns = self.clock.now_ns()
+        end_ns = self._asked_ns = self.clock.now_ns()
         self._taken_ns = None if why else end_ns
         if why is None and (start_ns is None or end_ns - start_ns > LONGEST_S * 1e9):
             return ()  # The first sample after a failure: there is nothing to compare it with.

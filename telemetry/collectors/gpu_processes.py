@@ -15,6 +15,7 @@ from infra import nvml
 from infra.nvml import UNTOLD_MEMORY
 from infra.nvml_buffers import MOST_PERCENT, Used, used
 from telemetry.clock import Clock
+from telemetry.collectors.gpu_buffers import newest_us
 from telemetry.collectors.gpu_losses import Losses
 from telemetry.collectors.gpu_metrics import (
     ALL_MEM,
@@ -162,7 +163,6 @@ class ProcessSource:
     _strangers: set[int] = field(default_factory=set, repr=False)
     """As above."""
     _seen_us: int = field(default=0, repr=False)
-    _asked_wall_ns: int = field(default=0, repr=False)
     _apart_us: int = field(default=0, repr=False)
     """The longest distance of two stamps that came one after another; 0 until there were two."""
     _since_ns: int = field(default=0, repr=False)
@@ -186,7 +186,7 @@ class ProcessSource:
         stamps = sorted({one.stamp_us for one in found})
         known = [self._seen_us, *stamps] if self._seen_us else stamps
         self._apart_us = max([self._apart_us, *(after - one for one, after in pairwise(known))])
-        self._seen_us = max([self._seen_us, *stamps])
+        self._seen_us = newest_us(self._seen_us, stamps, time.time_ns())
 
     def _looked_ns(self) -> int:
         """So long a window without a sample has to be for the driver to have looked in it."""
@@ -198,10 +198,7 @@ class ProcessSource:
         start_ns, end_ns = self._since_ns, self.clock.now_ns()
         if end_ns - start_ns < EARLY * PROCESS_S * _NS and not last:
             return ()
-        wall_ns = time.time_ns()
-        if wall_ns < self._asked_wall_ns:
-            self._seen_us = 0  # The wall clock was set back: new samples have stamps seen before.
-        self._asked_wall_ns = wall_ns
+        self._seen_us = newest_us(self._seen_us, (), time.time_ns())
         found = used(self.gpu, self._seen_us)
         self._since_ns = end_ns
         if isinstance(found, nvml.Absent):

@@ -177,7 +177,9 @@ class GuestCollector:
 
     def close(self) -> None:
         """Close all files. The same collector can be opened again."""
-        for source in (*self._machine.fast, *self._machine.slow):
+        sources = (*self._machine.fast, *self._machine.slow)
+        self._machine = replace(self._machine, fast=(), slow=())  # closed again, they are others'
+        for source in sources:
             source.close()
         self._forest.close()
         self._trees.clear()
@@ -204,9 +206,12 @@ class GuestCollector:
 
     def _meet_newcomers(self, said: Mapping[str, bytes]) -> None:
         """Sample disks that are new from now on. Interfaces are not: the sum over them is fixed."""
-        if disks := self._newcomers.disks(said):
-            source = self._newcomers.source(disks)
-            self._machine = replace(self._machine, fast=(*self._machine.fast, source))
+        try:
+            sources = self._newcomers.disks(said)
+        except OSError as error:  # one that went again meanwhile: the next look asks anew
+            self._lose(f"a disk that is new cannot be sampled: {error}")
+        else:
+            self._machine = replace(self._machine, fast=(*self._machine.fast, *sources))
         for name in self._newcomers.interfaces(said):
             at = datetime.fromtimestamp(self.clock.now_ns() / 1e9, UTC).isoformat(
                 timespec="seconds"

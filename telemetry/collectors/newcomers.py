@@ -24,27 +24,29 @@ class Newcomers:
         self._diskstats, self._net_dev = str(proc / "diskstats"), str(proc / "net/dev")
         self._known = {one.entity for one in machine.series}
 
-    def disks(self, said: Mapping[str, bytes]) -> list[str]:
-        """Names of whole disks."""
+    def disks(self, said: Mapping[str, bytes]) -> list[Source]:
+        """What samples whole disks that are new, from now on. Raises OSError; what was new then is
+        new the next time as well."""
         fresh = self._fresh("disk", parse_diskstats(said.get(self._diskstats, b"")))
-        return [name for name in fresh if is_disk(name, self._sys)]
+        names = [name for name in fresh if is_disk(name, self._sys)]
+        sources = [self._source(names)] if names else []
+        self._known.update(f"disk:{name}" for name in fresh)
+        return sources
 
     def interfaces(self, said: Mapping[str, bytes]) -> list[str]:
         """Names of interfaces whose bytes belong in the machine's sum."""
         rows = parse_net_dev(said.get(self._net_dev, b""))
         before = [name for name in rows if f"net:{name}" in self._known]
         fresh = self._fresh("net", rows)
+        self._known.update(f"net:{name}" for name in fresh)
         return sorted(set(counted_once([*before, *fresh], self._sys)) & set(fresh)) if fresh else []
 
     def _fresh(self, kind: str, rows: Mapping[str, Sequence[float]]) -> list[str]:
-        fresh = [
+        return [
             name for name, row in rows.items() if f"{kind}:{name}" not in self._known and any(row)
         ]
-        self._known.update(f"{kind}:{name}" for name in fresh)
-        return fresh
 
-    def source(self, disks: Sequence[str]) -> Source:
-        """What samples these disks from now on. Raises OSError."""
+    def _source(self, disks: Sequence[str]) -> Source:
         series = series_of("disk", disks, metrics.DISK)
         return Source(
             path=self._diskstats,

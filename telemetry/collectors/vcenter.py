@@ -127,7 +127,8 @@ class VCenterCollector:
             yield
         except Exception as error:
             user = account(self.settings, self.environ)
-            self._journal.named(user=user, vms=vms_in(error))
+            with contextlib.suppress(OSError):  # of a full disk, which may be what failed
+                self._journal.named(user=user, vms=vms_in(error))
             if not self._away:
                 self._journal.write("lost", reason=str(error))
             self._away = True

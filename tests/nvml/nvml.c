@@ -33,8 +33,8 @@
  *                       are fixed shares of it; pairs less than 100 ms apart give no number
  *   gpm_nan=ID          this GPM metric succeeds, and is not a number
  *   buffer_ms=20        how often the driver samples power for itself (120 are kept)
- *   slow_buffer_ms=166  the same for utilization and clocks
- *   buffer_base_us=0    added to the stamps of these; buffer_repeat=1: the last one seen comes again
+ *   buffer_old_s=0      the newest one that is kept is so old
+ *   buffer_base_us=0    added to their stamps; buffer_repeat=1: the last one seen comes again
  *   process_util=PID:SM:MEM,...   utilization by process, every 166 ms; PID self: who loaded this
  *
  * Structs, versions and constants are those of NVML 13 (nvml.h), as the Python binding has them.

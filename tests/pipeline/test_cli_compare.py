@@ -298,7 +298,7 @@ def test_a_command_that_names_this_machine_is_not_run_to_be_refused(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.node", lambda: "work")
-    with pytest.raises(ValueError, match=r"published as another one \(python3 '<machine-1>'\)"):
+    with pytest.raises(ValueError, match=r"published as another one \(python3 '<machine-1>\.py'\)"):
         ready(read_reference(published), (), tmp_path, print)
 
 

@@ -239,7 +239,7 @@ def test_a_stage_is_not_told_the_password(tmp_path: Path, monkeypatch: pytest.Mo
     )
     stage.start()
     told = Path(f"/proc/{stage.pid}/environ").read_bytes()
-    stage.stop()
+    stage.stop(note=print)
     stage.reap()
     assert b"STAGESCOPE_OTHER=known" in told
     assert b"nobody-knows-it" not in told

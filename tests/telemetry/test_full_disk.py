@@ -94,6 +94,22 @@ def test_a_programs_own_exception_is_the_one_that_comes_out(tmp_path: Path) -> N
     says_the_way_out(done.stderr, out)
 
 
+MOMENT = """
+with telemetry.span("train", out, light) as handle:
+    fill()
+    with telemetry.span("inner"):
+        pass
+    (out.parent / "filler").unlink()
+print(telemetry.runfolder.find_run("latest", out).read()["losses"])
+"""
+
+
+def test_a_disk_that_was_full_for_a_moment_costs_nothing_that_is_told(tmp_path: Path) -> None:
+    done, _ = on_a_full_disk(tmp_path, MOMENT)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "could not be written" not in done.stdout
+
+
 def test_with_room_again_the_way_out_is_one(tmp_path: Path) -> None:
     report = "import pipeline.cli\n(out.parent / 'filler').unlink()\nsys.argv = ['stagescope', "
     report += "'report', 'latest', '--out', str(out)]\npipeline.cli.main()"

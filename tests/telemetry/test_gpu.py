@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from infra.nvml_buffers import Kept, Used
+from infra.nvml import Gpu
+from infra.nvml_buffers import POWER_W, Buffer, Kept, Used
 from telemetry.clock import Clock
 from telemetry.collectors.gpu import (
     METRICS,
@@ -24,12 +25,13 @@ from telemetry.collectors.gpu import (
     UP,
     GpuCollector,
 )
-from telemetry.collectors.gpu_buffers import placed
-from telemetry.collectors.gpu_losses import MOST_TOLD
+from telemetry.collectors.gpu_buffers import LevelSource, placed
+from telemetry.collectors.gpu_losses import MOST_TOLD, Losses
 from telemetry.collectors.gpu_metrics import (
     COVERED_BY_GPM,
     GPM_METRICS,
     OF_INSTANCES,
+    POWER_BUFFER,
     PROCESS_MEMORY,
     PROCESS_USES,
 )
@@ -774,6 +776,40 @@ def test_samples_are_placed_on_the_runs_clock_and_told_once() -> None:
     assert placed(samples, wall, now, 0) == [(2000, 2.0)]  # -5 µs is before 0, +1 µs to come
     assert placed(samples, wall, now, 2000) == []
     assert placed(samples, wall, now + 10_000, -1) == [(10_000, 1.0), (12_000, 2.0)]
+
+
+def test_a_clock_that_is_set_back_costs_what_was_stamped_before_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A ring of 2.4 s, read once a second; after 5 s the wall clock goes back by an hour."""
+    ring: list[Kept] = []
+    now_ns, hour_ns = 10_000_000_000_000, 3_600_000_000_000
+    read = now_ns
+
+    def ask(gpu: Gpu, buffer: Buffer, after_us: int) -> list[Kept]:
+        return sorted(one for one in ring[-120:] if one.stamp_us > after_us)
+
+    monkeypatch.setattr("telemetry.collectors.gpu_buffers.kept", ask)
+    monkeypatch.setattr("time.clock_gettime_ns", lambda of: read)
+    source = LevelSource(
+        gpu=Gpu(index=0, uuid="GPU-0", name="H200", handle=None),
+        metric=POWER_BUFFER,
+        buffer=POWER_W,
+        clock=Clock(offset_ns=0),
+        lost=Losses(told=[], ended=deque()),
+    )
+    told = []
+    for step in range(500):
+        read = now_ns + step * 20_000_000 - (hour_ns if step >= 250 else 0)
+        ring.append(Kept(read // 1000, 200.0))
+        monkeypatch.setattr(Clock, "now_ns", lambda _, at=step: now_ns + at * 20_000_000)
+        if step == 120:
+            assert source.open(0.1).reason is None
+        if step > 120 and step % 50 == 0:
+            told += [one.ts_ns for one in source.sample()]
+    assert told == sorted(set(told))
+    assert len(told) > 270, "of 331, but for those around the step"
+    assert told[-1] == now_ns + 450 * 20_000_000
 
 
 def test_the_use_of_a_process_is_the_mean_of_its_samples() -> None:

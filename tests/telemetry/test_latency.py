@@ -105,6 +105,23 @@ def test_a_window_whose_requests_are_not_known_covers_nothing() -> None:
     assert (one.mean, one.coverage) == (50.0, 0.5)
 
 
+def test_a_disk_that_came_later_had_no_requests_before() -> None:
+    series = {(VM, LARGEST_MS): [40, 10, 20], (DISK, READS): [30, 10, 0]}
+    late = [(end, start, value) for end, start, value in windows([0, 0, 60])[2:]]
+    samples = make_samples(
+        {
+            **{(entity, make_metric(name, "window", "ms")): windows(values)
+               for (entity, name), values in series.items()},
+            (OTHER, make_metric(READS, "window", "ms")): late,
+        },
+        period_s=20.0,
+    )  # fmt: skip
+    found = correlate(samples, [Span(stage="s0", start_ns=START_NS, end_ns=START_NS + 60 * NS)])
+    one = row(found, VM, LARGEST_MS)
+    assert one.coverage == 1.0
+    assert one.mean == pytest.approx((30 * 40 + 10 * 10 + 60 * 20) / 100)
+
+
 def test_where_requests_were_not_counted_time_counts() -> None:
     one = row(profile({(DISK, READ_MS): [100, 0]}, 40), DISK, READ_MS)
     assert (one.mean, one.coverage) == (50.0, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,29 @@ def test_a_disk_that_comes_is_sampled_from_then_on(
     assert samples.period_s("disk:sdb", "disk_read_bytes") == 0.1
     assert not any(one.entity == "disk:sdb" for one in samples.absent)
     assert worker.losses() == []
+
+
+def test_a_disk_that_cannot_be_looked_at_yet_costs_no_look_and_is_met_later(
+    worker: Worker, guest: GuestCollector, machine: Path
+) -> None:
+    made(machine / "sys", {"block/sdb/slaves/x": b""})  # and no size
+    (machine / "sys/block/sdb/slaves/x").unlink()
+    made(machine / "proc", {"diskstats": DISKS + NEW_DISK % (1, 8)})
+    second(worker, guest)
+    (loss,) = worker.losses()
+    assert loss.startswith("a disk that is new cannot be sampled: ")
+    made(machine / "sys", {"block/sdb/size": b"1000\n"})
+    second(worker, guest)
+    index = SeriesIndex(read_samples(machine / "samples"))
+    assert len(index.points("disk:sdb", "disk_read_bytes").values)
+
+
+def test_what_is_closed_once_is_not_closed_again(guest: GuestCollector, tmp_path: Path) -> None:
+    guest.open()
+    guest.close()
+    with (tmp_path / "anothers").open("wb") as first, (tmp_path / "too").open("wb") as second_:
+        guest.close()
+        assert (os.fstat(first.fileno()).st_size, os.fstat(second_.fileno()).st_size) == (0, 0)
 
 
 def test_a_card_that_comes_into_use_is_a_loss_and_a_virtual_one_is_within_others(

@@ -279,6 +279,20 @@ def test_a_machine_is_known_by_its_short_name_and_with_its_domain(node: str) -> 
     assert pseudonyms.text("a.b.example, gpu.b.x. On gpu01.") == "host-2, host-3. On machine-1."
 
 
+def test_a_vm_that_is_called_like_its_machine_does_not_bring_the_domain_out() -> None:
+    pseudonyms = Pseudonyms({"vm": ["gpu01"], "machine": ["gpu01"]})
+    assert pseudonyms.command("torchrun gpu01.lab.example:29500") == "torchrun <vm-1>:29500"
+    pseudonyms = Pseudonyms({"vm": ["gpu01"], "machine": ["gpu01.lab.example"]})
+    assert pseudonyms.text("gpu01.ib.lab.example") == "vm-1"
+
+
+def test_the_first_part_of_a_name_that_may_be_a_word_is_one_with_a_port_or_a_domain() -> None:
+    pseudonyms = Pseudonyms({"machine": ["train.lab.example"]})
+    told = pseudonyms.command("python train.py train train:80 train.ib.example train.lab.example")
+    assert told == "python train.py train <machine-1>:80 <machine-1> <machine-1>"
+    assert Pseudonyms({"machine": ["work"]}).command("work.py") == "<machine-1>.py"
+
+
 def test_the_name_of_a_host_that_begins_with_anothers_stays_apart() -> None:
     pseudonyms = Pseudonyms({"machine": ["ml7.lab.example"], "host": ["ml7.x.example", "ml7b.lab"]})
     told = "ml7.x.example ml7.lab.example ml7b ml7"
@@ -308,6 +322,19 @@ def test_a_recipe_is_the_same_whoever_publishes_it(publisher: str) -> None:
 def test_a_path_within_a_text_is_not_cut_to_make_other_work_of_it(argument: str, told: str) -> None:
     run = {"stages": [{"name": "work", "command": ["sh", "-c", argument]}]}
     assert published_recipe(run, Pseudonyms({}))["recorded"]["work"] == ["sh", "-c", told]
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["python", "t.py", "-c", "/data/acme corp/c.yaml"], "<path-1>"),
+        (["fit", "-desc", "/data/acme corp/c.yaml"], "<path-1>"),
+        (["ssh", "h", "/bin/bash", "-e", "-lc", "/opt/fit acme corp"], "<path-1> acme corp"),
+    ],
+)
+def test_only_what_a_shell_is_given_is_a_line(command: list[str], told: str) -> None:
+    run = {"stages": [{"name": "work", "command": command}]}
+    assert published_recipe(run, Pseudonyms({}))["recorded"]["work"][-1] == told
 
 
 @pytest.mark.parametrize(
