@@ -247,6 +247,8 @@ class App:
         if served is not None and served.spec.name != PAYMENTS:
             raise ProtocolError(404, f"{served.spec.name} has no statistics; {PAYMENTS} has")
         stats = self._stats.to_json(PAYMENTS, self._predictor.model.version)
+        stats["payments_lost"] = self._predictor.payments_lost
+        stats["labels_never_arrived"] = self._predictor.labels_never_arrived
         if self._predictor.model.copies:
             stats["copies"] = dict(self._predictor.model.copies)
         if self._memory is not None:

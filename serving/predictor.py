@@ -144,6 +144,13 @@ class Predictor:
         self._to_store: tuple[Payments, Lookup] | None = None
         self._pending: list[Payments] = []
         self._never_labelled = 0
+        self.payments_lost = 0
+        """Answered, and neither stored nor kept any more."""
+
+    @property
+    def labels_never_arrived(self) -> int:
+        """Payments that left the horizon without a label."""
+        return self._online.never_labelled
 
     def warm_up(self) -> None:
         """Touch store, kernel and model as requests will; nothing is stored."""
@@ -215,7 +222,9 @@ class Predictor:
     def _keep(self, payments: Payments) -> None:
         self._pending.append(payments)
         while sum(len(kept) for kept in self._pending) > MAX_PENDING_ROWS:
-            self._counting.count("payments_lost", len(self._pending.pop(0)))
+            lost = len(self._pending.pop(0))
+            self.payments_lost += lost
+            self._counting.count("payments_lost", lost)
 
     def _write_pending(self) -> None:
         while self._pending:

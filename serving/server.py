@@ -10,6 +10,7 @@ import argparse
 import gc
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -159,6 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--online", default="sqlite", help="sqlite, or a Redis address such as 127.0.0.1:6379"
     )
     parser.add_argument(
+        "--online-env", help="the environment variable that holds the address, with its password"
+    )
+    parser.add_argument(
         "--device", choices=REQUESTS, default="auto", help="where the model runs (default: auto)"
     )
     parser.add_argument("--host", default="127.0.0.1")
@@ -174,15 +178,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = replace(settings, max_ahead_s=None)
     try:
         device = choose_device(given.device)
+        online = given.online if given.online_env is None else _value_of(given.online_env)
     except ValueError as error:
         parser.error(str(error))
     serve(
         given.model,
-        open_online_store(given.store, online_settings(given.online)),
+        open_online_store(given.store, online_settings(online)),
         settings,
         device=device,
         ready=partial(_announce, given.host),
     )
+
+
+def _value_of(name: str) -> str:
+    if not os.environ.get(name):
+        raise ValueError(f"the environment variable {name} is not set: it holds the Redis address")
+    return os.environ[name]
 
 
 def online_settings(online: str) -> dict[str, str]:

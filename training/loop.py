@@ -397,4 +397,9 @@ def _cut(rows: Rows, settings: TrainingSettings) -> int:
 def _loss(model: FraudModel, features: Tensor, labels: Tensor) -> float:
     """Mean log loss of the averaged probability, which is what the model answers with."""
     answered = probability(model.eval(), features)
+    if not bool(torch.isfinite(answered).all()):
+        raise ValueError(
+            "the training diverged: the model answers with what is no number; lower "
+            "model.learning_rate"
+        )
     return float(functional.binary_cross_entropy(answered, labels))

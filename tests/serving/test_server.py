@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from features.online import OnlineFeatures, Payments
 from serving.app import ServerSettings
 from serving.predictor import Model, Predictor
+from serving.server import main
 from telemetry.handle import NullHandle
 from tests.online_support import one_torch_thread, running, write_tiny_model
 from tests.redis_server import free_port, redis_on
@@ -319,6 +320,25 @@ def test_the_parts_of_an_answer_are_counted(model: Model, store: Any) -> None:
     assert counted.counts["responses_2xx"] == counted.counts["responses_4xx"] == 1
     assert counted.counts["queue_wait_seconds"] > 0
     assert counted.phases == {"features": 1, "model": 1, "store_write": 1}
+
+
+def test_what_an_outage_cost_is_counted(
+    model: Model, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.predictor.MAX_PENDING_ROWS", 3)
+    counted = Counted()
+    predictor = Predictor(model, OnlineFeatures(store), counted)
+    ids, cents = np.arange(2), np.ones(2)
+    for _ in range(3):
+        predictor._keep(Payments(customer_id=ids, terminal_id=ids, amount=cents, time_ns=ids))
+    assert predictor.payments_lost == counted.counts["payments_lost"] == 4
+
+
+def test_an_address_that_is_in_no_variable_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--model", "m", "--store", "s", "--online-env", "NO_REDIS_HERE"])
+    assert ended.value.code == 2
+    assert "the environment variable NO_REDIS_HERE is not set" in capsys.readouterr().err
 
 
 def test_a_token_is_asked_for_and_health_stays_open(

@@ -213,6 +213,7 @@ def test_triton_clients_find_the_statistics(predictor: Predictor, bodies: Iterat
     assert [model["name"] for model in every] == ["card-fraud"]
     stats = one["inference_stats"]
     assert (one["inference_count"], one["execution_count"]) == (4, 4)
+    assert (one["payments_lost"], one["labels_never_arrived"]) == (0, 0)
     assert (stats["success"]["count"], stats["fail"]["count"]) == (4, 1)
     assert stats["success"]["ns"] > stats["compute_infer"]["ns"] > 0
     assert labels.status_code == 404

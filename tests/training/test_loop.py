@@ -111,6 +111,12 @@ def test_early_stopping_keeps_the_epoch_that_was_best(rows, tmp_path, cpu, handl
     assert state_digest(short.module) == state_digest(trained.module)
 
 
+def test_a_training_that_diverges_is_a_sentence_with_a_way_out(rows, tmp_path, cpu, handle) -> None:
+    settings = replace(SETTINGS, learning_rate=1e38)
+    with pytest.raises(ValueError, match=r"diverged.*lower model\.learning_rate"):
+        run(rows, tmp_path, cpu, handle, settings=settings)
+
+
 def test_a_refit_takes_the_best_number_of_epochs(rows, tmp_path, cpu, handle) -> None:
     trained = run(rows, tmp_path, cpu, handle)
     assert sum(epoch.phase == "refit" for epoch in trained.history) == trained.best_epoch
