@@ -128,7 +128,7 @@ def test_a_disks_latency_in_a_stage_is_that_of_its_requests(vcsim: Vcsim, tmp_pa
     assert reads is not None
     assert writes is not None
     assert largest is not None
-    assert (reads.mean, largest.mean) == (100.0, 150.0)
+    assert (reads.mean, largest.mean) == pytest.approx((100.0, 150.0))
     assert (writes.mean, writes.reason) == (None, "there were no requests")
     assert {flag["metric"] for flag in flags(profile)} >= {reads.metric, largest.metric}
 
